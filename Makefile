@@ -1,0 +1,42 @@
+# Everything runs in .venv, made from constraints.txt. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help setup demo test bench-latent bench-mini lint format types clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.done  ## make the virtual environment
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## CD4 -> CD8 on the embedded model and data; figures in outputs/run/
+	$(BIN)/steer run $(ARGS)
+
+test: setup  ## every test that needs nothing but this checkout, and those marked data where STEER_DATA is set
+	$(BIN)/python -m pytest $(ARGS)
+
+bench-latent: setup  ## the exact latent path: time, gap, and the ratio to scikit-learn
+	$(BIN)/python benchmarks/latent.py
+
+bench-mini: setup  ## score the embedded model on data that it never saw
+	$(BIN)/python benchmarks/mini.py
+
+lint: setup  ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup  ## ruff, in place
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: setup  ## mypy
+	$(BIN)/mypy
+
+clean:  ## remove the environment and caches, keep outputs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,86 @@
+"""Hand a Typer command line to the real `hydra.main`, so that sweeps, launchers and run folders are Hydra's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from . import schema
+
+PACKAGE = Path(__file__).resolve().parent.parent
+CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())  # a wheel, then a checkout
+COMPAT = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}  # gone in Hydra 1.5
+
+BARE_NUMBER = {"lambda": ("lambda=absolute", "lambda.value"), "layer": (None, "layer.index")}
+"""A group choice cannot be a number: which choice a bare number implies, and the key that takes it."""
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the choices of every config group."""
+    folders = (d for d in sorted(CONF.iterdir()) if d.is_dir() and d.name != "hydra")
+    return {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in folders}
+
+
+def expand_numbers(override: str) -> list[str]:
+    """Rewrite `lambda=1e-3,1e-2` to `lambda=absolute lambda.value=1e-3,1e-2`; leave all else as typed."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return [override]  # Hydra itself says what is wrong with it
+    if parsed.key_or_group not in BARE_NUMBER or parsed.is_delete():
+        return [override]
+    first: object
+    if parsed.is_sweep_override():
+        first = next(parsed.sweep_iterator(), None) if parsed.is_discrete_sweep() else 0.0
+    else:
+        first = parsed.value()
+    try:
+        float(str(first))
+    except ValueError:
+        return [override]
+    choice, key = BARE_NUMBER[str(parsed.key_or_group)]
+    return [*([choice] if choice else []), f"{key}={override.split('=', 1)[1]}"]
+
+
+def forward(task: Callable[[DictConfig], object], overrides: list[str], flags: dict[str, str | bool | None]) -> None:
+    """Run a stage through `hydra.main` with the overrides and flags that Typer parsed.
+
+    Parameters
+    ----------
+    task : module-level function of a composed config (launchers pickle it); its name is the stage's
+    flags : Hydra's own options by name; None and False are left out
+    """
+    schema.register()
+    argv = [word for override in overrides for word in expand_numbers(override)]
+    argv.append(f"hydra.job.name={task.__name__.replace('_', '-')}")
+    for name, value in flags.items():
+        if value not in (None, False):
+            argv += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    saved, sys.argv = sys.argv, [sys.argv[0], *argv]
+    try:
+        hydra.main(config_path=str(CONF), config_name="config", **COMPAT)(task)()
+    finally:
+        sys.argv = saved
+
+
+def complete(incomplete: str) -> list[str]:
+    """Complete group choices and config keys. bash splits words at `=`: glue them back before asking Hydra."""
+    from hydra._internal.core_plugins.bash_completion import BashCompletion
+    from hydra.core.global_hydra import GlobalHydra
+
+    words, key = os.environ.get("COMP_WORDS", "").split(), ""
+    lead = "=" if incomplete.startswith("=") else ""
+    if "=" in words[-2:]:
+        key = words[-2 if words[-1] == "=" else -3] + "="
+    schema.register()
+    with hydra.initialize_config_dir(str(CONF), **COMPAT):
+        found = BashCompletion(GlobalHydra.instance().config_loader())._query("config", key + incomplete.lstrip("="))
+    hidden = ("hydra.", "hydra/")
+    return [lead + word.removeprefix(key) for word in found if not word.startswith(hidden) and "_schema" not in word]

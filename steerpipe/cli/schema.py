@@ -1,0 +1,46 @@
+"""Where Hydra's world ends: one schema per config group, converted once to dataclasses."""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from .. import config
+from ..errors import SteerError
+
+GROUPS = {
+    "model": config.ModelConfig,
+    "dataset": config.DatasetConfig,
+    "layer": config.LayerConfig,
+    "extract": config.ExtractConfig,
+    "sae": config.SaeConfig,
+    "contrast": config.ContrastConfig,
+    "objective": config.ObjectiveConfig,
+    "lambda": config.LambdaConfig,
+    "evaluate": config.EvaluateConfig,
+    "pretrain": config.PretrainConfig,
+}
+PLAIN = ("seed", "device", "threads", "reuse", "outputs")
+
+
+def register() -> None:
+    """Make every group's dataclass known to Hydra as `<group>/_schema`, so that wrong keys and types are refused."""
+    for group, schema in GROUPS.items():
+        ConfigStore.instance().store(group=group, name="_schema", node=schema)
+
+
+def from_hydra(cfg: DictConfig) -> config.Config:
+    """Convert a composed config; `lambda`, a Python keyword, becomes `lam`.
+
+    Raises
+    ------
+    SteerError
+        A mandatory value is missing, or a value is not allowed.
+    """
+    try:
+        parts = {group: OmegaConf.to_object(cfg[group]) for group in GROUPS}
+    except MissingMandatoryValue as error:
+        raise SteerError(f"{error.full_key or 'a value'} is needed: add {error.full_key}=... to the command.") from error
+    parts["lam"] = parts.pop("lambda")
+    return config.Config(**parts, **{name: cfg[name] for name in PLAIN})  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""The commands' bodies: module-level, since launchers pickle them. Each opens a run folder and calls its stage."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import SteerError
+from . import schema
+
+log = logging.getLogger(__name__)
+
+
+def extract(cfg: DictConfig) -> None:
+    """Run the model over a dataset and store its residual stream, cell embeddings and predicted expression."""
+    _run("extract", cfg)
+
+
+def train_sae(cfg: DictConfig) -> None:
+    """Train a TopK sparse autoencoder on the stored activations and score it on held-out cells."""
+    _run("train_sae", cfg)
+
+
+def fit(cfg: DictConfig) -> None:
+    """Fit a sparse steering vector: the exact latent lasso, or the expression objective through the model."""
+    _run("fit", cfg)
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Score the fits on held-out cells, in both geometries, beside their controls."""
+    _run("evaluate", cfg)
+
+
+def plot(cfg: DictConfig) -> None:
+    """Draw the figures of an evaluation, each with the CSV behind it."""
+    _run("plot", cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Run it all: extract, train the SAE, fit, evaluate, plot. What exists is reused."""
+    _run("run", cfg)
+
+
+def pretrain(cfg: DictConfig) -> None:
+    """Train the embedded model `mini` from PBMC8K and score it on other data. About two hours on 2 cores."""
+    _run("pretrain", cfg)
+
+
+TASKS = (run, extract, train_sae, fit, evaluate, plot, pretrain)
+
+
+def _run(stage: str, cfg: DictConfig) -> None:
+    schema.register()  # a launcher's worker starts from nothing
+    config = schema.from_hydra(cfg)
+    import torch
+
+    from ..run import Run
+    from ..stages.common import Context
+    from ..store import Store
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    store = Store(Path(config.outputs) / ".store", config.reuse)
+    with Run(folder, stage.replace("_", "-"), OmegaConf.to_container(cfg, resolve=True)) as record:  # type: ignore[arg-type]
+        try:
+            importlib.import_module(f"steerpipe.stages.{stage}").main(Context(config, store, record))
+        except KeyboardInterrupt:
+            raise SteerError("stopped; the same command resumes from what is in the store.") from None
+        finally:
+            record.artefacts(store.used)
+    log.info("done in %.1f s: %s", record.manifest["seconds"], folder)
+    print(folder, file=sys.stdout, flush=True)

@@ -1,0 +1,251 @@
+"""Every setting of a run: one dataclass per config group, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import SteerError, unknown
+from .models.recipe import Recipe
+
+
+def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise unknown(what, value, allowed)
+
+
+def _positive(group: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise SteerError(f"{group}.{name}={value} must be greater than 0.")
+
+
+def _share(group: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < 1:
+            raise SteerError(f"{group}.{name}={value} must lie strictly between 0 and 1.")
+
+
+@dataclass
+class ModelConfig:
+    """A foundation model (group `model`)."""
+
+    path: str = "mini"
+    """`mini`, or a folder with config.json and weights"""
+    steering_layer: int = 3
+    """the layer that `layer=steering` stands for, 0-based"""
+    batch_size: int = 8
+    """cells that run through the model at once; memory grows with it"""
+
+
+@dataclass
+class DatasetConfig:
+    """A dataset of raw counts (group `dataset`)."""
+
+    name: str = "pbmc68k_reduced"
+    """a dataset that steerpipe knows, or `h5ad` for any file"""
+    path: str | None = None
+    """for `h5ad`: the file"""
+    label: str | None = None
+    """obs column of cell labels"""
+    batch: str | None = None
+    """obs column of batch or donor, to stratify the held-out split by"""
+    layer: str | None = None
+    """AnnData layer that has the raw counts; null is X"""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """names for sets of labels, for use in `contrast`"""
+    aliases: bool = True
+    """match genes through the alias map too"""
+    max_cells: int | None = None
+    """keep at most so many cells, drawn at random with seed 0"""
+
+    def __post_init__(self) -> None:
+        _positive("dataset", self, "max_cells")
+
+
+@dataclass
+class LayerConfig:
+    """Where the residual stream is read and steered (group `layer`)."""
+
+    index: int = 3
+    """0-based block whose output it is; -1 is the last block"""
+
+
+@dataclass
+class ExtractConfig:
+    """How activations are stored (group `extract`)."""
+
+    dtype: str = "float16"
+    """float16 (bfloat16 range is checked) or float32"""
+    shard_tokens: int = 131_072
+    """gene tokens in a shard file"""
+
+    def __post_init__(self) -> None:
+        _one_of("extract.dtype", self.dtype, ("float16", "float32"))
+        _positive("extract", self, "shard_tokens")
+
+
+@dataclass
+class SaeConfig:
+    """A TopK sparse autoencoder and how it is trained (group `sae`)."""
+
+    expansion: int = 8
+    """features over model width"""
+    k: int = 32
+    """features active per token"""
+    activation: str = "identity"
+    """identity (signed codes, as published) or relu, before TopK"""
+    b_pre: bool = True
+    """subtract the training tokens' geometric median before encoding (published: false)"""
+    unit_norm: bool = True
+    """keep decoder rows at length 1"""
+    auxk_weight: float = 1 / 32
+    """weight of the auxiliary loss that revives dead features"""
+    dead_after: int = 200_000
+    """tokens without activity after which a feature counts as dead in training"""
+    lr: float = 1e-3
+    """peak learning rate of Adam"""
+    batch_size: int = 2048
+    """tokens in a step"""
+    tokens: int = 3_000_000
+    """tokens to train on; passes over the data follow"""
+    held_out: float = 0.1
+    """share of cells that is never trained on"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("sae.activation", self.activation, ("identity", "relu"))
+        _positive("sae", self, "expansion", "k", "lr", "batch_size", "tokens", "dead_after")
+        _share("sae", self, "held_out")
+
+
+@dataclass
+class ContrastConfig:
+    """Which cells are steered, and towards which (group `contrast`)."""
+
+    source: Any = "cd4"
+    """a name in dataset.groups, a label, or a list of labels"""
+    target: Any = "cd8"
+    """likewise"""
+    column: str | None = None
+    """obs column of the labels; null is dataset.label"""
+    held_out: float = 0.3
+    """share of source and of target cells that the fit never sees"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _share("contrast", self, "held_out")
+
+
+@dataclass
+class ObjectiveConfig:
+    """What the steering vector minimises (group `objective`)."""
+
+    name: str = "latent"
+    """latent: distance of the pooled stream to the target's; expression: of the predicted expression"""
+    learnable: str = "active"
+    """active: features that fire in a source cell; all"""
+    top_n: int | None = None
+    """expression: only the n genes of largest weight (the top-n DEG cap); null is all"""
+    seen_genes: float = 0.5
+    """expression: share of genes that the fit may look at; the scores on the others are the honest ones"""
+    max_cells: int = 32
+    """expression: source cells in the fit at the most (the latent fit always takes all of them)"""
+    max_steps: int = 30
+    """expression: proximal steps at one lambda, at the most"""
+    tolerance: float = 0.02
+    """expression: stop when the prox-gradient norm is below this share of the one at theta = 0"""
+
+    def __post_init__(self) -> None:
+        _one_of("objective.name", self.name, ("latent", "expression"))
+        _one_of("objective.learnable", self.learnable, ("active", "all"))
+        _positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
+        if not 0 < self.seen_genes <= 1:
+            raise SteerError(f"objective.seen_genes={self.seen_genes} must lie in (0, 1].")
+
+
+@dataclass
+class LambdaConfig:
+    """The weight of the L1 penalty (group `lambda`)."""
+
+    mode: str = "ratio"
+    """absolute: value is the weight; ratio: value is a share of lambda_max; path: down to that share"""
+    value: float = 0.05
+    """the weight, or the share"""
+    n_path: int = 30
+    """latent: points of the geometric path, always computed"""
+
+    def __post_init__(self) -> None:
+        _one_of("lambda.mode", self.mode, ("absolute", "ratio", "path"))
+        _positive("lambda", self, "value", "n_path")
+        if self.mode != "absolute" and self.value > 1:
+            raise SteerError(
+                f"lambda.value={self.value} is a share of lambda_max with lambda={self.mode}; it must be at most 1."
+            )
+
+
+@dataclass
+class EvaluateConfig:
+    """What is scored, and beside which controls (group `evaluate`)."""
+
+    objectives: list[str] = field(default_factory=lambda: ["latent", "expression"])
+    """the fits that share the table"""
+    controls: bool = True
+    """no-op, random features, random direction, mean difference, shuffled labels, SAE spliced in, split halves"""
+    n_random: int = 20
+    """seeds of the random controls"""
+    n_genes: int = 100
+    """DE genes of each direction that a distance is taken on"""
+    n_bootstrap: int = 1000
+    """resamples of the cells for an interval"""
+    markers: list[str] = field(default_factory=lambda: ["CD8A", "CD8B", "GZMB", "GZMK", "NKG7", "CCL5", "CD4", "IL7R", "CCR7"])
+    """genes reported by name"""
+
+    def __post_init__(self) -> None:
+        for name in self.objectives:
+            _one_of("evaluate.objectives", name, ("latent", "expression"))
+        _positive("evaluate", self, "n_random", "n_genes", "n_bootstrap")
+
+
+@dataclass
+class PretrainConfig(Recipe):
+    """How `steer pretrain` makes the embedded model (group `pretrain`)."""
+
+    dataset: str = "pbmc8k"
+    """what it is trained on"""
+    panel_size: int = 2048
+    """genes of the model"""
+    minutes: float | None = None
+    """stop cleanly after so long; the next run resumes (null: run to the end)"""
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
+    layer: LayerConfig
+    extract: ExtractConfig
+    sae: SaeConfig
+    contrast: ContrastConfig
+    objective: ObjectiveConfig
+    lam: LambdaConfig
+    evaluate: EvaluateConfig
+    pretrain: PretrainConfig
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    reuse: str = "auto"
+    outputs: str = "outputs"
+
+    def __post_init__(self) -> None:
+        _one_of("reuse", self.reuse, ("auto", "never", "only"))
+        _one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+
+
+def as_dict(config: object) -> dict[str, Any]:
+    """Return a config dataclass as plain data, for keys and manifests."""
+    return asdict(config)  # type: ignore[call-overload,no-any-return]

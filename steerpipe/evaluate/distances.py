@@ -1,0 +1,70 @@
+"""How far cells are from the target, before and after, and what that says of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Score:
+    """One recipe on one group of cells in one space.
+
+    Attributes
+    ----------
+    n : cells
+    closer, closer_lo, closer_hi : share of cells that end closer to the target, with its 95 % bootstrap interval
+    change, change_lo, change_hi : median of after / before - 1 (negative is closer), likewise
+    p : one-sided Wilcoxon signed-rank, after < before
+    """
+
+    n: int
+    closer: float
+    closer_lo: float
+    closer_hi: float
+    change: float
+    change_lo: float
+    change_hi: float
+    p: float
+
+    def row(self) -> dict[str, float]:
+        """Return the score as a table row."""
+        return asdict(self)
+
+
+def distances(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each row (N, D) to a point (D,), float64 (N,)."""
+    return np.asarray(np.linalg.norm(np.asarray(points, np.float64) - np.asarray(centre, np.float64), axis=1))
+
+
+def nearest_mean(points: np.ndarray, others: np.ndarray, k: int = 10) -> np.ndarray:
+    """Mean Euclidean distance of each row (N, D) to its k nearest rows of `others` (M, D), float64 (N,)."""
+    a, b = np.asarray(points, np.float64), np.asarray(others, np.float64)
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    near = np.sort(np.sqrt(np.maximum(square, 0)), axis=1)[:, :k]
+    return np.asarray(near.mean(1))
+
+
+def score(before: np.ndarray, after: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0) -> Score:
+    """Compare each cell's distance after steering with that before.
+
+    Parameters
+    ----------
+    before, after : (N,) distances of the same cells
+    n_bootstrap : resamples of the cells for the intervals
+    """
+    closer = (after < before).astype(np.float64)
+    change = after / np.maximum(before, 1e-300) - 1
+    picks = np.random.default_rng(seed).integers(len(before), size=(n_bootstrap, len(before)))
+    share, median = closer[picks].mean(1), np.median(change[picks], axis=1)
+    bounds = [2.5, 97.5]
+    moved = not np.array_equal(before, after)
+    p = float(stats.wilcoxon(after, before, alternative="less").pvalue) if moved else 1.0
+    return Score(
+        len(before),
+        float(closer.mean()), *map(float, np.percentile(share, bounds)),
+        float(np.median(change)), *map(float, np.percentile(median, bounds)),
+        p,
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""The gene panel of `mini`: about two thousand genes of the 19,264, in the list's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+
+from ..data.genes import RESOURCES, alias_map, align, gene_list
+
+
+def marker_genes() -> list[str]:
+    """Return the canonical immune and interferon-response markers, by their symbols in the gene list."""
+    lines = (RESOURCES / "immune_markers.txt").read_text().splitlines()
+    names = [gene for line in lines if not line.startswith("#") for gene in line.split(":", 1)[1].split()]
+    known, alias = set(gene_list()), alias_map()
+    found = (name if name in known else alias.get(name) for name in names)
+    return list(dict.fromkeys(gene for gene in found if gene))
+
+
+def build_panel(train: AnnData, required: list[str], *, size: int = 2048) -> list[str]:
+    """Choose the panel: `required` genes, then markers, then the training data's most variable genes.
+
+    Parameters
+    ----------
+    train : raw counts (N, n_vars) that the model will be trained on
+    required : genes that must be in (those of the embedded dataset)
+    size : number of genes
+    """
+    genes = gene_list()
+    counts = align(train.var_names, genes).apply(train.X)
+    data = AnnData(counts)
+    sc.pp.normalize_total(data, target_sum=1e4)
+    sc.pp.log1p(data)
+    sc.pp.highly_variable_genes(data, flavor="seurat", n_top_genes=size)
+    seen = np.asarray((counts > 0).sum(axis=0)).ravel()
+    score = data.var["dispersions_norm"].fillna(-np.inf).to_numpy()
+    score = np.where(seen >= 0.005 * counts.shape[0], score, -np.inf)  # dispersion of a gene seen in few cells is noise
+    position = {gene: i for i, gene in enumerate(genes)}
+    chosen = dict.fromkeys(position[g] for g in [*required, *marker_genes()] if g in position)
+    for i in np.argsort(-score, kind="stable"):
+        if len(chosen) >= size:
+            break
+        chosen.setdefault(int(i))
+    return [genes[i] for i in sorted(list(chosen)[:size])]

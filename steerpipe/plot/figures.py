@@ -1,0 +1,122 @@
+"""One function per figure: a tidy frame in, a Figure out. The frame is what is written as the figure's CSV."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .style import COLOURS, note, subplots
+
+THRESHOLDS = (1e-6, 0.05, 0.1, 0.3)
+
+
+def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
+    """Draw change of distance to the target, per held-out cell, of both objectives in both geometries.
+
+    Parameters
+    ----------
+    cells : columns recipe, space, change (after / before - 1, negative is closer)
+    """
+    spaces = {
+        "layer": "latent space\n(steered layer)",
+        "final": "latent space\n(final LayerNorm)",
+        "de_up": "DE genes up\n(predicted expression)",
+        "de_down": "DE genes down\n(predicted expression)",
+    }
+    objectives = [name for name in ("latent", "expression") if name in set(cells["recipe"])]
+    figure, axes = subplots(1, len(objectives), width=4.4 * len(objectives), height=4.0, sharey=True)
+    for ax, objective in zip(axes, objectives, strict=True):
+        names = (objective, f"random features, as {objective}")
+        for j, name in enumerate(names):
+            data = [100 * cells.loc[(cells["recipe"] == name) & (cells["space"] == s), "change"].to_numpy() for s in spaces]
+            if not any(len(values) for values in data):
+                continue
+            at = np.arange(len(spaces)) + 0.36 * (j - 0.5)
+            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, showfliers=False)
+            colour = COLOURS[objective] if j == 0 else COLOURS["control"]
+            for patch in box["boxes"]:
+                patch.set(facecolor=colour, alpha=0.85, label="_")
+            for line in box["medians"]:
+                line.set_color("black")
+            box["boxes"][0].set_label(name)
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set_xticks(range(len(spaces)), list(spaces.values()), fontsize=7.5)
+        n = cells.loc[cells["recipe"] == objective, "cell"].nunique()
+        ax.set_title(f"fitted on the {objective} objective ({n} held-out cells)")
+        ax.legend(loc="best", fontsize=7.5)
+    axes[0].set_ylabel("change of distance to the target [%]\n(below 0: closer)")
+    note(figure, caption)
+    return figure
+
+
+def before_after(cells: pd.DataFrame, caption: str) -> Figure:
+    """Draw each held-out cell's distance to the target before and after, in latent and in expression space.
+
+    Parameters
+    ----------
+    cells : columns recipe, space, before, after
+    """
+    spaces = {"layer": "latent space (steered layer)", "de_up": "DE genes up", "de_down": "DE genes down"}
+    figure, axes = subplots(1, len(spaces), width=9.6, height=3.4)
+    for ax, (space, title) in zip(axes, spaces.items(), strict=True):
+        here = cells[cells["space"] == space]
+        for name in ("latent", "expression"):
+            some = here[here["recipe"] == name]
+            label = f"{name}: {(some['after'] < some['before']).mean():.0%} closer" if len(some) else None
+            ax.scatter(some["before"], some["after"], s=12, alpha=0.7, color=COLOURS[name], label=label, linewidths=0)
+        limits = [here[["before", "after"]].to_numpy().min() * 0.95, here[["before", "after"]].to_numpy().max() * 1.05]
+        ax.plot(limits, limits, color="black", lw=0.8, zorder=0)
+        ax.set(xlim=limits, ylim=limits, xlabel="distance before", title=title)
+        ax.legend(fontsize=7.5, loc="upper left", handletextpad=0.2)
+    axes[0].set_ylabel("distance after\n(below the line: closer)")
+    note(figure, caption)
+    return figure
+
+
+def sparsity(paths: pd.DataFrame, caption: str) -> Figure:
+    """Draw how many features are recruited along the lambda path, at four thresholds.
+
+    Parameters
+    ----------
+    paths : columns objective, ratio (lambda over lambda_max), n_1e-06, n_0.05, n_0.1, n_0.3
+    """
+    objectives = [name for name in ("latent", "expression") if name in set(paths["objective"])]
+    figure, axes = subplots(1, len(objectives), width=4.2 * len(objectives), height=3.3, sharey=True)
+    styles = ("-", "--", "-.", ":")
+    for ax, objective in zip(axes, objectives, strict=True):
+        some = paths[paths["objective"] == objective].sort_values("ratio")
+        for threshold, style in zip(THRESHOLDS, styles, strict=True):
+            marker = "o" if objective == "expression" else None
+            label = "non-zero" if threshold == THRESHOLDS[0] else f"|theta| > {threshold:g}"
+            ax.plot(some["ratio"], some[f"n_{threshold:g}"], style, color=COLOURS[objective], marker=marker, ms=3, label=label)
+        ax.set(xscale="log", xlabel="lambda / lambda_max", title=f"{objective} objective ({len(some)} points)")
+        ax.invert_xaxis()
+        ax.legend(fontsize=7.5)
+    axes[0].set_ylabel("features recruited")
+    note(figure, caption)
+    return figure
+
+
+def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
+    """Draw the number of recruited features of each objective at four thresholds.
+
+    Parameters
+    ----------
+    counts : columns objective, threshold, n, ratio
+    """
+    figure, (ax,) = subplots(1, 1, width=4.8, height=3.2)
+    objectives = list(dict.fromkeys(counts["objective"]))
+    width = 0.8 / len(objectives)
+    for j, objective in enumerate(objectives):
+        some = counts[counts["objective"] == objective].sort_values("threshold")
+        at = np.arange(len(some)) + width * (j - (len(objectives) - 1) / 2)
+        label = f"{objective} (lambda {some['ratio'].iloc[0]:.3g} of its maximum)"
+        ax.bar_label(ax.bar(at, some["n"], width * 0.95, color=COLOURS[objective], label=label), fontsize=7.5)
+    names = ["non-zero", *(f"> {t:g}" for t in THRESHOLDS[1:])]
+    ax.set_xticks(range(len(names)), names)
+    ax.set(xlabel="threshold on |theta|", ylabel="features recruited")
+    ax.margins(y=0.15)
+    ax.legend(fontsize=7.5)
+    note(figure, caption)
+    return figure

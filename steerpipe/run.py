@@ -1,0 +1,129 @@
+"""The run folder: manifest, metrics, tables, figures and the log of one command."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from .store import Artefact
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PACKAGES = ("steerpipe", "torch", "numpy", "scipy", "scanpy", "anndata", "hydra-core", "numba")
+
+
+class Run:
+    """One run folder; a context manager that records how the command ended.
+
+    Parameters
+    ----------
+    path : the folder, made by Hydra
+    stage : the command
+    config : the resolved config, plain data
+    """
+
+    def __init__(self, path: Path, stage: str, config: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = {
+            "stage": stage,
+            "status": "running",
+            "command": " ".join(["steer", *sys.argv[1:]]),
+            "seed": config.get("seed"),
+            "start": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": {name: _version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "git": _git(),
+            "config": config,
+        }
+        self._metrics: dict[str, float | int | str] = {}
+
+    def __enter__(self) -> Run:
+        self._clock = time.perf_counter()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.manifest["status"] = "done" if error is None else "failed"
+        if error is not None:
+            self.manifest["error"] = f"{type(error).__name__}: {error}"
+        self.manifest["seconds"] = round(time.perf_counter() - self._clock, 3)
+        self._write()
+
+    def artefacts(self, used: list[Artefact]) -> None:
+        """Record which artefacts the run stands on, and whether it built or reused them."""
+        self.manifest["artefacts"] = [
+            {"stage": a.stage, "key": a.key, "path": str(a.path), "reused": a.reused, "seconds": round(a.seconds, 3)}
+            for a in used
+        ]
+
+    def metrics(self, values: Mapping[str, float | int | str]) -> None:
+        """Add to metrics.json, a flat dict of `group/name`."""
+        self._metrics.update(values)
+        _replace(self.path / "metrics.json", json.dumps({k: _finite(v) for k, v in self._metrics.items()}, indent=1))
+
+    def curve(self, rows: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl, a row a step."""
+        _replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a table as CSV."""
+        frame.to_csv(self.path / f"{name}.csv", index=False)
+
+    def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
+        """Write plots/name.png and .svg, with the CSV behind it, and close the figure."""
+        import matplotlib.pyplot as plt
+
+        folder = self.path / "plots"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        data.to_csv(folder / f"{name}.csv", index=False)
+        plt.close(figure)
+
+    def _write(self) -> None:
+        _replace(self.path / "manifest.json", json.dumps(self.manifest, indent=1, default=str))
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def _finite(value: float | int | str) -> float | int | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> str | None:
+    """The commit of the code, with + when the tree has changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return ask("rev-parse", "--short=12", "HEAD") + ("+" if ask("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

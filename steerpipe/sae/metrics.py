@@ -1,0 +1,84 @@
+"""How well a dictionary reconstructs, and which of its features live: spec'd for training and for held-out cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..activations.shards import Shards
+from .model import TopKSAE
+
+RARE = 1e-3
+
+
+@dataclass(frozen=True)
+class SaeScore:
+    """Scores on the tokens of some cells.
+
+    Attributes
+    ----------
+    fvu : sum ||x - x_hat||^2 / sum ||x - mean(x)||^2
+    mse_uncentred : the same over sum ||x||^2
+    l0 : mean number of non-zero codes of a token
+    dead, rare : share of features that never fire, and that fire on under 0.1 % of tokens (dead included)
+    density : float64 (F,) share of tokens that each feature fires on
+    """
+
+    fvu: float
+    mse_uncentred: float
+    l0: float
+    dead: float
+    rare: float
+    density: np.ndarray
+
+    def flat(self, prefix: str) -> dict[str, float]:
+        """Return the scalars as metrics `prefix/name`."""
+        return {f"{prefix}/{name}": getattr(self, name) for name in ("fvu", "mse_uncentred", "l0", "dead", "rare")}
+
+
+def score_sae(sae: TopKSAE, shards: Shards, cells: np.ndarray, *, batch_size: int = 8192) -> SaeScore:
+    """Score an SAE on every gene token of the given cells, in one pass."""
+    device = sae.W_dec.device
+    moments = Moments(shards.width)
+    fired = torch.zeros(sae.n_features, dtype=torch.float64)
+    error = 0.0
+    with torch.no_grad():
+        for batch in shards.batches(cells, batch_size):
+            x = batch.to(device)
+            codes = sae.encode(x)
+            error += float((sae.decode(codes) - x).square().sum(dtype=torch.float64))
+            active = codes.indices[codes.values != 0].cpu()
+            fired += torch.bincount(active, minlength=sae.n_features)
+            moments.add(x)
+    density = (fired / moments.n).numpy()
+    return SaeScore(
+        fvu=error / moments.centred,
+        mse_uncentred=error / moments.square,
+        l0=float(density.sum()),
+        dead=float((density == 0).mean()),
+        rare=float((density < RARE).mean()),
+        density=density,
+    )
+
+
+class Moments:
+    """Running count, sum and squared sum of vectors (D,), in float64."""
+
+    def __init__(self, width: int) -> None:
+        self.n = 0
+        self._sum = torch.zeros(width, dtype=torch.float64)
+        self.square = 0.0
+
+    def add(self, x: Tensor) -> None:
+        """Take in (B, D)."""
+        self.n += len(x)
+        self._sum += x.sum(0, dtype=torch.float64).cpu()
+        self.square += float(x.square().sum(dtype=torch.float64))
+
+    @property
+    def centred(self) -> float:
+        """sum ||x - mean||^2."""
+        return self.square - float(self._sum.square().sum()) / max(1, self.n)

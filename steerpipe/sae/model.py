@@ -1,0 +1,90 @@
+"""The TopK sparse autoencoder. Letters: N tokens, D model width, F features, K active features per token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Codes(NamedTuple):
+    """Sparse codes: values float (..., K) and feature indices int64 (..., K) of the active features of each token."""
+
+    values: Tensor
+    indices: Tensor
+
+    def dense(self, n_features: int) -> Tensor:
+        """Return the codes as (..., F) with zeros."""
+        return self.values.new_zeros(*self.values.shape[:-1], n_features).scatter(-1, self.indices, self.values)
+
+
+class TopKSAE(nn.Module):
+    """z = TopK(act((x - b_pre) W_enc + b_enc)), x_hat = z W_dec + b_dec + b_pre.
+
+    Parameters
+    ----------
+    d_in, n_features, k : D, F and K
+    activation : identity (signed codes) or relu, before TopK
+    unit_norm : whether training keeps decoder rows at length 1
+    """
+
+    def __init__(self, d_in: int, n_features: int, k: int, *, activation: str = "identity", unit_norm: bool = True) -> None:
+        super().__init__()
+        self.k, self.activation, self.unit_norm = k, activation, unit_norm
+        self.W_enc = nn.Parameter(torch.empty(d_in, n_features))
+        self.b_enc = nn.Parameter(torch.zeros(n_features))
+        self.W_dec = nn.Parameter(torch.empty(n_features, d_in))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_pre = nn.Parameter(torch.zeros(d_in), requires_grad=False)
+
+    @property
+    def n_features(self) -> int:
+        return self.W_dec.shape[0]
+
+    def initialise(self, seed: int) -> TopKSAE:
+        """Draw unit decoder rows and tie the encoder to them."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            rows = torch.randn(self.W_dec.shape, generator=generator)
+            self.W_dec.copy_(F.normalize(rows, dim=1))
+            self.W_enc.copy_(self.W_dec.T)
+        return self
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., F), before TopK."""
+        pre = (x - self.b_pre) @ self.W_enc + self.b_enc
+        return F.relu(pre) if self.activation == "relu" else pre
+
+    def encode(self, x: Tensor) -> Codes:
+        """(..., D) -> Codes (..., K)."""
+        return Codes(*self.pre_activations(x).topk(self.k, dim=-1, sorted=False))
+
+    def decode(self, codes: Codes) -> Tensor:
+        """Codes (..., K) -> (..., D)."""
+        return weighted_rows(codes, self.W_dec) + self.b_dec + self.b_pre
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct x (..., D)."""
+        return self.decode(self.encode(x))
+
+
+def weighted_rows(codes: Codes, rows: Tensor) -> Tensor:
+    """Return sum_k values_k * rows[indices_k], (..., K) codes and (F, D) rows -> (..., D), without a dense code."""
+    shape = codes.values.shape
+    flat = F.embedding_bag(
+        codes.indices.reshape(-1, shape[-1]), rows, per_sample_weights=codes.values.reshape(-1, shape[-1]), mode="sum"
+    )
+    return flat.reshape(*shape[:-1], rows.shape[1])
+
+
+def fold_scale(sae: TopKSAE, scale: float) -> TopKSAE:
+    """Turn an SAE of (x - b_pre) * scale into the same SAE of x, in place.
+
+    Codes are divided by the scale, so that decoder rows keep their length; b_pre stays.
+    """
+    with torch.no_grad():
+        sae.b_enc.div_(scale)
+        sae.b_dec.div_(scale)
+    return sae

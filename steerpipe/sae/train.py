@@ -1,0 +1,190 @@
+"""Train a TopK SAE on stored activations.
+
+Cost of a step of B tokens: 6 B D F FLOP for the three dense products; memory 3 (2 D F) floats for weights, gradients
+and Adam's moments, plus the reader's block. Tokens stream from disk and are never held as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..activations.shards import Shards
+from ..config import SaeConfig
+from ..device import mixed_precision
+from ..errors import SteerError
+from ..progress import add_task, progress
+from .model import Codes, TopKSAE, fold_scale, weighted_rows
+
+CHECKPOINT_STEPS = 200
+SAMPLE_TOKENS = 65_536
+
+
+class Scale(NamedTuple):
+    """How training tokens are normalised: (x - centre) * scale has mean squared norm D."""
+
+    centre: Tensor
+    scale: float
+
+
+def split_cells(n_cells: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (training, held-out) cell positions, ascending."""
+    order = np.random.default_rng(seed).permutation(n_cells)
+    n_held = min(max(1, round(held_out * n_cells)), n_cells - 1)
+    return np.sort(order[n_held:]), np.sort(order[:n_held])
+
+
+def train_sae(shards: Shards, cells: np.ndarray, config: SaeConfig, folder: Path, *, device: torch.device) -> TopKSAE:
+    """Train on the gene tokens of the given cells; a killed run resumes at its last checkpoint, to the same bytes.
+
+    Parameters
+    ----------
+    cells : the training cells; no other cell is ever read
+    folder : holds checkpoint.pt while training, and curve.jsonl
+
+    Returns
+    -------
+    TopKSAE
+        of raw (not normalised) activations, on the CPU
+    """
+    centre, scale = normalisation(shards, cells, config)
+    sae = TopKSAE(
+        shards.width, config.expansion * shards.width, config.k, activation=config.activation, unit_norm=config.unit_norm
+    )
+    sae.initialise(config.seed).to(device)
+    parameters = [p for p in sae.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, 0.999), fused=True)
+    idle = torch.zeros(sae.n_features, dtype=torch.int64, device=device)  # tokens since the feature last fired
+    n_steps = math.ceil(config.tokens / config.batch_size)
+    checkpoint, curve, first = folder / "checkpoint.pt", [], 0
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=True)
+        sae.load_state_dict(saved["sae"])
+        optimiser.load_state_dict(saved["optimiser"])
+        idle, curve, first = saved["idle"].to(device), saved["curve"], saved["step"]
+    with progress() as bar:
+        task = add_task(bar, "train-sae", n_steps * config.batch_size)
+        for step, tokens in _steps(shards, cells, config, first, n_steps):
+            x = (tokens.to(device) - centre.to(device)) * scale
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr * learning_rate(step, n_steps)
+            fvu, l0, n_dead = _step(sae, optimiser, x, idle, config)
+            if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == n_steps:
+                curve.append(
+                    {"tokens": (step + 1) * config.batch_size, "fvu": float(fvu), "l0": float(l0), "dead": int(n_dead)}
+                )
+                bar.update(task, completed=curve[-1]["tokens"], note=f"FVU {curve[-1]['fvu']:.4f}")
+                state = {"sae": sae.state_dict(), "optimiser": optimiser.state_dict(), "idle": idle, "curve": curve}
+                torch.save(state | {"step": step + 1}, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").replace(checkpoint)
+    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    checkpoint.unlink(missing_ok=True)
+    fold_scale(sae, scale)
+    with torch.no_grad():
+        # training is always centred; without b_pre the centre goes into the biases, as the published SAEs have it
+        if config.b_pre:
+            sae.b_pre.copy_(centre)
+        else:
+            sae.b_enc.sub_(centre.to(device) @ sae.W_enc)
+            sae.b_dec.add_(centre.to(device))
+    return sae.cpu().eval().requires_grad_(False)
+
+
+def normalisation(shards: Shards, cells: np.ndarray, config: SaeConfig) -> Scale:
+    """Return the geometric median (Weiszfeld) of a sample of training tokens, and the scale to mean squared norm D."""
+    sample: list[Tensor] = []
+    for batch in shards.batches(cells, config.batch_size, seed=config.seed):
+        sample.append(batch)
+        if sum(map(len, sample)) >= SAMPLE_TOKENS:
+            break
+    if not sample:
+        sample = list(shards.batches(cells, config.batch_size))
+    x = torch.cat(sample)
+    centre = x.mean(0)
+    for _ in range(20):
+        weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
+        centre = (weight[:, None] * x).sum(0) / weight.sum()
+    scale = math.sqrt(shards.width) / float((x - centre).square().sum(1).mean().sqrt().clamp_min(1e-12))
+    return Scale(centre, scale)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the share of the peak rate: 5 % linear warm-up, constant, linear to zero over the last fifth."""
+    warm, decay = max(1, steps // 20), max(1, steps // 5)
+    return min(1.0, (step + 1) / warm, (steps - step) / decay)
+
+
+def _steps(shards: Shards, cells: np.ndarray, config: SaeConfig, first: int, n_steps: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (step, tokens); which tokens a step sees depends on its number and the seed alone."""
+    step = epoch = 0
+    while step < n_steps:
+        before = step
+        for tokens in shards.batches(cells, config.batch_size, seed=(config.seed, epoch)):
+            if step >= first:
+                yield step, tokens
+            step += 1
+            if step >= n_steps:
+                return
+        if step == before:
+            n = len(cells) * shards.n_genes
+            raise SteerError(f"sae.batch_size={config.batch_size} is more than the {n} training tokens there are.")
+        epoch += 1
+
+
+def _step(
+    sae: TopKSAE, optimiser: torch.optim.Optimizer, x: Tensor, idle: Tensor, config: SaeConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0 and the number of dead features."""
+    optimiser.zero_grad(set_to_none=True)
+    with mixed_precision(x.device):
+        pre = sae.pre_activations(x)
+    codes = Codes(*pre.float().topk(sae.k, dim=-1, sorted=False))
+    error = sae.decode(codes) - x
+    total = (x - x.mean(0)).square().sum()
+    loss = error.square().sum() / total
+    fired = torch.zeros_like(idle, dtype=torch.bool)
+    fired[codes.indices[codes.values != 0]] = True
+    idle.add_(len(x))[fired] = 0
+    dead = idle > config.dead_after
+    if config.auxk_weight > 0 and bool(dead.any()):
+        loss = loss + config.auxk_weight * auxk_loss(sae, pre.float(), error.detach(), dead)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if sae.unit_norm:
+        _remove_parallel(sae)
+    torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], 1.0)
+    optimiser.step()
+    if sae.unit_norm:
+        with torch.no_grad():
+            sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
+
+    return error.detach().square().sum() / total, (codes.values != 0).sum() / len(x), dead.sum()
+
+
+def auxk_loss(sae: TopKSAE, pre: Tensor, error: Tensor, dead: Tensor) -> Tensor:
+    """Share of the error that the best dead features leave unexplained, so that they, encoder too, get a gradient.
+
+    Parameters
+    ----------
+    pre : (B, F) pre-activations; error : (B, D) x_hat - x, detached; dead : bool (F,)
+    """
+    k = min(sae.W_dec.shape[1] // 2, int(dead.sum()))
+    best = Codes(*pre.masked_fill(~dead, -torch.inf).topk(k, dim=-1, sorted=False))
+    # relu: a dead feature may explain the error only by firing upwards, as TopK would have it fire
+    explained = weighted_rows(Codes(F.relu(best.values), best.indices), sae.W_dec)
+    return (explained + error).square().sum() / error.square().sum().clamp_min(1e-12)
+
+
+def _remove_parallel(sae: TopKSAE) -> None:
+    """Take out of the decoder's gradient what only changes the rows' length."""
+    grad = sae.W_dec.grad
+    assert grad is not None
+    with torch.no_grad():
+        grad -= (grad * sae.W_dec).sum(1, keepdim=True) * sae.W_dec

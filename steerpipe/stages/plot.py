@@ -1,0 +1,42 @@
+"""`steer plot`: the figures of an evaluation, each as PNG, SVG and the CSV behind it."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..config import Config
+from ..plot import figures
+from .common import Context
+from .evaluate import Evaluation, evaluation
+
+
+def main(context: Context) -> None:
+    """Draw every figure, evaluating first where that is missing."""
+    draw(context, evaluation(context))
+
+
+def draw(context: Context, found: Evaluation) -> None:
+    """Draw every figure of an evaluation into the run folder."""
+    text = caption(context.config)
+    held = found.cells[found.cells["split"] == "held"].copy()
+    held["change"] = held["after"] / held["before"] - 1
+    run = context.run
+    run.figure("mirror_boxplot", figures.mirror_boxplot(held, text), held)
+    pairs = held[held["kind"] == "recipe"]
+    run.figure("before_after", figures.before_after(pairs, text), pairs)
+    run.figure("sparsity", figures.sparsity(found.paths, text), found.paths)
+    rows = [
+        {"objective": recipe.objective, "threshold": t, "n": recipe.info[f"n_{t:g}"], "ratio": recipe.info["ratio"]}
+        for recipe in found.recipes
+        for t in figures.THRESHOLDS
+    ]
+    counts = pd.DataFrame(rows)
+    run.figure("feature_counts", figures.feature_counts(counts, text), counts)
+
+
+def caption(config: Config) -> str:
+    """Return one line on what a figure shows: model, data, contrast."""
+    model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
+    data = config.dataset.path or config.dataset.name
+    source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
+    return f"{model} · {data} · {source} -> {target} · layer {config.layer.index} · SAE x{config.sae.expansion} k{config.sae.k}"

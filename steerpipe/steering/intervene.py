@@ -1,0 +1,107 @@
+"""The edit of the residual stream: what steering is, and nothing else.
+
+The SAE's error term is kept, so scaling features adds a vector at each valid gene token:
+
+    x' = (alpha * z) W_dec + b + (x - SAE(x)) = x + (theta * z) W_dec,   theta = alpha - 1
+
+theta = 0 changes no bit. Depth tokens and genes that the dataset lacks are left alone (`tokens: genes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.aido_cell import AidoCell
+from ..sae.model import Codes, TopKSAE, weighted_rows
+
+Edit = Callable[[Tensor], Tensor]
+"""Gene-token streams (B, G_valid, D) -> what is added to them, (B, G_valid, D)."""
+
+
+def scale_features(sae: TopKSAE, theta: Tensor) -> Edit:
+    """Return the edit of a recipe theta (F,)."""
+    rows = theta[:, None] * sae.W_dec
+    return lambda x: weighted_rows(sae.encode(x), rows)
+
+
+def add_vector(vector: Tensor) -> Edit:
+    """Return the edit that adds one vector (D,) at every valid gene token."""
+    return lambda x: vector.expand_as(x)
+
+
+def splice(sae: TopKSAE) -> Edit:
+    """Return the edit that puts the reconstruction in the stream's place: the SAE's own damage."""
+    return lambda x: sae(x) - x
+
+
+def edit_codes(sae: TopKSAE, codes: Codes, theta: Tensor) -> Tensor:
+    """Return (theta * z) W_dec, (B, G_valid, D), for codes that are already known; differentiable in theta (F,)."""
+    return weighted_rows(codes, theta[:, None] * sae.W_dec)
+
+
+def apply(stream: Tensor, valid: Tensor, delta: Tensor) -> Tensor:
+    """Add delta (B, G_valid, D) at the token positions `valid` of a stream (B, S, D)."""
+    return stream.index_add(1, valid, delta)
+
+
+@dataclass(frozen=True)
+class CachedCells:
+    """Cells whose stream at the steered layer is known, so that no edit ever re-runs the lower blocks.
+
+    Attributes
+    ----------
+    model : frozen
+    layer : 0-based
+    streams : float32 (N, S, D), every token; may be memory-mapped
+    valid : int64 (G_valid,), positions of the genes that are steered and read
+    """
+
+    model: AidoCell
+    layer: int
+    streams: np.ndarray
+    valid: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.valid.device
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def batches(self, cells: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+        """Yield the streams (B, S, D) of some cells, in their order."""
+        for start in range(0, len(cells), batch_size):
+            yield torch.from_numpy(np.array(self.streams[cells[start : start + batch_size]])).to(self.device)
+
+
+class State(NamedTuple):
+    """Cells after an edit: layer and final embeddings (N, D), predicted log1p CP10K (N, G_valid); all float32."""
+
+    layer: np.ndarray
+    final: np.ndarray
+    expression: np.ndarray
+
+
+def run_edit(cached: CachedCells, cells: np.ndarray, edit: Edit | None, *, batch_size: int = 8) -> State:
+    """Edit the streams of some cells and run the rest of the model; `None` is no edit.
+
+    Returns
+    -------
+    State
+        embeddings are means over valid genes, `layer` at the steered layer after the edit
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with torch.no_grad():
+        for stream in cached.batches(cells, batch_size):
+            if edit is not None:
+                stream = apply(stream, cached.valid, edit(stream[:, cached.valid]))
+            output = cached.model.forward_from(cached.layer, stream, cached.valid)
+            expression = output.final.new_zeros(len(stream), 0) if output.expression is None else output.expression
+            parts.append((stream[:, cached.valid].mean(1), output.final.mean(1), expression))
+    return State(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
