@@ -9,6 +9,10 @@ from .errors import SteerError, unknown
 from .models.recipe import Recipe
 
 
+NEEDED = "???"
+"""A value that the command line must give (OmegaConf's mark of a missing one)."""
+
+
 def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise unknown(what, value, allowed)
@@ -32,7 +36,7 @@ def _share(group: str, config: object, *names: str) -> None:
 class ModelConfig:
     """A foundation model (group `model`)."""
 
-    path: str = "mini"
+    path: str = NEEDED
     """`mini`, or a folder with config.json and weights"""
     steering_layer: int = 3
     """the layer that `layer=steering` stands for, 0-based"""
@@ -63,6 +67,8 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         _positive("dataset", self, "max_cells")
+        if self.name == "h5ad" and self.path is None:
+            raise SteerError("dataset.path is needed: add dataset.path=my.h5ad dataset.label=cell_type to the command.")
 
 
 @dataclass
@@ -125,9 +131,9 @@ class SaeConfig:
 class ContrastConfig:
     """Which cells are steered, and towards which (group `contrast`)."""
 
-    source: Any = "cd4"
+    source: Any = NEEDED
     """a name in dataset.groups, a label, or a list of labels"""
-    target: Any = "cd8"
+    target: Any = NEEDED
     """likewise"""
     column: str | None = None
     """obs column of the labels; null is dataset.label"""

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from ..config import Config
 from . import schema
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -68,6 +69,14 @@ def forward(task: Callable[[DictConfig], object], overrides: list[str], flags: d
         hydra.main(config_path=str(CONF), config_name="config", **COMPAT)(task)()
     finally:
         sys.argv = saved
+
+
+def compose(*overrides: str) -> Config:
+    """Return the config of a command line without running it: for notebooks, benchmarks and tests."""
+    schema.register()
+    words = [word for override in overrides for word in expand_numbers(override)]
+    with hydra.initialize_config_dir(str(CONF), **COMPAT):
+        return schema.from_hydra(hydra.compose("config", words))
 
 
 def complete(incomplete: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from .. import config
 from ..errors import SteerError
@@ -38,9 +37,9 @@ def from_hydra(cfg: DictConfig) -> config.Config:
     SteerError
         A mandatory value is missing, or a value is not allowed.
     """
-    try:
-        parts = {group: OmegaConf.to_object(cfg[group]) for group in GROUPS}
-    except MissingMandatoryValue as error:
-        raise SteerError(f"{error.full_key or 'a value'} is needed: add {error.full_key}=... to the command.") from error
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise SteerError(f"{missing[0]} is needed: add {missing[0]}=... to the command.")
+    parts = {group: OmegaConf.to_object(cfg[group]) for group in GROUPS}
     parts["lam"] = parts.pop("lambda")
     return config.Config(**parts, **{name: cfg[name] for name in PLAIN})  # type: ignore[arg-type]

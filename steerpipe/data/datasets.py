@@ -112,9 +112,7 @@ def pbmc8k(cfg: DatasetConfig | None = None) -> AnnData:
 
 def h5ad(cfg: DatasetConfig) -> AnnData:
     """Any AnnData file: `dataset.path`, and `dataset.label` for the column of cell types."""
-    if cfg.path is None:
-        raise SteerError("dataset=h5ad needs a file: dataset.path=my.h5ad dataset.label=cell_type")
-    path = Path(cfg.path)
+    path = Path(str(cfg.path))
     if not path.is_file():
         raise SteerError(f"dataset.path={path} does not exist (working folder: {Path.cwd()}).")
     try:

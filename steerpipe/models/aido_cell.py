@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Block(nn.Module):
         super().__init__()
         D, bias = arch.hidden_size, arch.add_linear_bias
         self.heads = arch.num_attention_heads
-        self.attention = nn.ModuleDict(
+        self.attention: Any = nn.ModuleDict(
             {
                 "ln": nn.LayerNorm(D, eps=LN_EPS),
                 "self": nn.ModuleDict({name: nn.Linear(D, D, bias=bias) for name in ("query", "key", "value")}),
@@ -78,7 +78,7 @@ class Block(nn.Module):
             }
         )
         self.ln = nn.LayerNorm(D, eps=LN_EPS)
-        self.mlp = nn.ModuleDict(
+        self.mlp: Any = nn.ModuleDict(
             {
                 "up_proj": nn.Linear(D, arch.intermediate_size, bias=bias),
                 "down_proj": nn.Linear(arch.intermediate_size, D, bias=bias),
@@ -98,7 +98,8 @@ class Block(nn.Module):
         o = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         kept = kept + self.attention["output"]["dense"](o)
         m = self.ln(kept)
-        return kept + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](m)) * self.mlp["up_proj"](m))
+        out: Tensor = kept + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](m)) * self.mlp["up_proj"](m))
+        return out
 
 
 class AidoCell(nn.Module):
@@ -115,7 +116,7 @@ class AidoCell(nn.Module):
         super().__init__()
         self.arch, self.genes = arch, tuple(genes)
         D = arch.hidden_size
-        self.bert = nn.ModuleDict(
+        self.bert: Any = nn.ModuleDict(
             {
                 "gene_embedding": GeneEmbedding(arch),
                 "position_embedding": nn.Embedding(arch.max_position_embeddings + 2, D),
@@ -130,12 +131,13 @@ class AidoCell(nn.Module):
         self.has_head = head
         if head:
             transform = nn.ModuleDict({"dense": nn.Linear(D, D), "LayerNorm": nn.LayerNorm(D, eps=LN_EPS)})
-            self.cls = nn.ModuleDict({"predictions": nn.ModuleDict({"transform": transform, "decoder": nn.Linear(D, 1)})})
+            self.cls: Any = nn.ModuleDict({"predictions": nn.ModuleDict({"transform": transform, "decoder": nn.Linear(D, 1)})})
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, 0-based."""
-        return self.bert["encoder"]["layer"]
+        blocks: nn.ModuleList = self.bert["encoder"]["layer"]
+        return blocks
 
     @property
     def positions(self) -> Tensor:
@@ -196,7 +198,8 @@ class AidoCell(nn.Module):
         """Predicted log1p(CP10K), (..., D) -> (...): a linear output, unbounded."""
         head = self.cls["predictions"]
         h = head["transform"]["LayerNorm"](F.gelu(head["transform"]["dense"](final)))
-        return head["decoder"](h)[..., 0]
+        y: Tensor = head["decoder"](h)[..., 0]
+        return y
 
     def forward(self, values: Tensor, position_ids: Tensor | None = None) -> Output:
         """Run the whole model on (B, S) values."""

@@ -57,7 +57,7 @@ class ThinnedCells:
     def draw(self, rng: np.random.Generator, cells: np.ndarray, context: int | None = None, *, full: bool = False) -> Batch:
         """Thin, mask and assemble the contexts of the given cells."""
         N, G = len(cells), self.counts.shape[1]
-        n = G if full else context or self.recipe.context
+        n = G if full else min(context or self.recipe.context, G)
         present = np.stack([self._present(rng, G) for _ in range(N)])
         deep = self.counts[cells].astype(np.int64) * present
         deep_total = np.maximum(deep.sum(1), 1)
@@ -187,7 +187,7 @@ def pretrain(
     order = np.random.default_rng(recipe.seed).permutation(len(counts))
     held, train = np.sort(order[: len(order) // 20]), np.sort(order[len(order) // 20 :])
     data = ThinnedCells(counts, recipe, panels)
-    components = principal_components(counts[train])
+    components = principal_components(counts[train], min(N_COMPONENTS, model.arch.hidden_size // 2))
     initialise(model, recipe.seed, components)
     mean = torch.from_numpy(components.mean)
     weights = gene_weights(counts[train])

@@ -177,8 +177,8 @@ def auxk_loss(sae: TopKSAE, pre: Tensor, error: Tensor, dead: Tensor) -> Tensor:
     """
     k = min(sae.W_dec.shape[1] // 2, int(dead.sum()))
     best = Codes(*pre.masked_fill(~dead, -torch.inf).topk(k, dim=-1, sorted=False))
-    # relu: a dead feature may explain the error only by firing upwards, as TopK would have it fire
-    explained = weighted_rows(Codes(F.relu(best.values), best.indices), sae.W_dec)
+    # no further relu: where it is shut it would hand the encoder no gradient, and the feature would stay dead
+    explained = weighted_rows(best, sae.W_dec)
     return (explained + error).square().sum() / error.square().sum().clamp_min(1e-12)
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from ..config import DatasetConfig, as_dict
+from ..config import Config, DatasetConfig, as_dict
 from ..data import datasets
 from ..data.genes import align, gene_list
+from ..evaluate.pretrained import Profiles, identity_table, masked_table
 from ..models.aido_cell import AidoCell, ArchConfig
-from ..models.checkpoints import save_model
+from ..models.checkpoints import load_model, save_model
 from ..models.panel import build_panel
 from ..models.preprocess import DepthRule
 from ..models.pretrain import pretrain
 from ..progress import add_task, progress
 from ..store import Artefact
 from .common import Context
+from .extract import load_cells
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -32,7 +36,45 @@ def main(context: Context) -> None:
     rows = [json.loads(line) for line in (artefact.path / "curve.jsonl").read_text().splitlines()]
     context.run.curve(rows)
     context.run.metrics({f"pretrain/{k}": v for k, v in rows[-1].items()})
+    model = load_model(artefact.path)
+    train = training_counts(context.config.pretrain.dataset, model.genes)
+    for what, table in score_model(model, context.config, train, max_cells=500).items():
+        log.info("%s, %s:\n%s", context.config.dataset.name, what, table.round(4).to_string(index=False))
+        context.run.table(what, table)
     log.info("model: %s (use it with model=local model.path=%s)", artefact.path, artefact.path)
+
+
+def training_counts(dataset: str, genes: Sequence[str]) -> np.ndarray:
+    """Return the training cells' counts over a model's genes, uint16 (N, G)."""
+    adata = datasets.load(DatasetConfig(name=dataset))
+    return np.asarray(align(adata.var_names, genes).apply(adata.X).toarray().astype(np.uint16))
+
+
+def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells: int) -> dict[str, pd.DataFrame]:
+    """Score a model on the configured dataset: masked genes, and how well CD8 T cells are told from CD4 T cells.
+
+    Parameters
+    ----------
+    config : its dataset's groups `cd4` and `cd8` say which cells those are; its layer is probed
+    train : uint16 (M, G) the model's training cells, for the predictors that it is compared with
+    max_cells : cells scored at the most, in either table, drawn with seed 0
+    """
+    cells = load_cells(config, model.genes)
+    counts = cells.counts.toarray()
+    rng = np.random.default_rng(0)
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        return np.sort(rng.permutation(rows)[:max_cells])
+
+    rows = some(np.arange(len(counts)))
+    tables = {"masked": masked_table(model, Profiles(counts[rows], cells.valid), train)}
+    groups, label = config.dataset.groups, config.dataset.label
+    if label is not None and {"cd4", "cd8"} <= groups.keys():
+        labels = cells.obs[label].astype(str)
+        rows = some(np.flatnonzero(labels.isin([*groups["cd4"], *groups["cd8"]])))
+        positive = labels.isin(groups["cd8"]).to_numpy()[rows]
+        tables["identity"] = identity_table(model, Profiles(counts[rows], cells.valid), positive, config.layer.index)
+    return tables
 
 
 def trained(context: Context) -> Artefact:
@@ -46,7 +88,7 @@ def trained(context: Context) -> Artefact:
         embedded = datasets.pbmc68k_reduced()
         required = [gene for gene in embedded.var_names if gene in set(gene_list())]
         panel = build_panel(adata, required, size=config.panel_size)
-        counts = align(adata.var_names, panel).apply(adata.X).toarray().astype(np.uint16)
+        counts = training_counts(config.dataset, panel)
         arch = ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD))
         model = AidoCell(arch, panel)
         with progress() as bar:

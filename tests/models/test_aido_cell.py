@@ -1,0 +1,215 @@
+"""The model against a second, plain implementation; preprocessing; checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import erf, softmax
+
+from steerpipe.errors import SteerError
+from steerpipe.models.aido_cell import AidoCell, ArchConfig
+from steerpipe.models.checkpoints import load_model, normalise_keys, save_model
+from steerpipe.models.preprocess import MASK, DepthRule, model_input
+
+from ..conftest import random_model
+
+
+def plain_forward(state, x, heads):
+    """AIDO.Cell for one cell in numpy float64, from its formulae: streams after each block, final, logits."""
+    W = {k: v.double().numpy() for k, v in state.items()}
+
+    def ln(r, name):
+        centred = r - r.mean(-1, keepdims=True)
+        return centred / np.sqrt(r.var(-1, keepdims=True) + 1e-5) * W[f"{name}.weight"] + W[f"{name}.bias"]
+
+    g = "bert.gene_embedding"
+    h = x[:, None] * W[f"{g}.linear1.weight"][:, 0] + W[f"{g}.linear1.bias"]
+    h = np.where(h > 0, h, 0.1 * h)
+    e = softmax(h + h @ W[f"{g}.linear2.weight"].T + W[f"{g}.linear2.bias"], axis=-1) @ W[f"{g}.lookup_table.weight"]
+    e[x == -1], e[x == -2] = W[f"{g}.mask_embedding.weight"][0], W[f"{g}.pad_embedding.weight"][0]
+    r = e + W["bert.position_embedding.weight"][: len(x)]
+    streams = []
+    for i in range(sum(k.endswith("attention.ln.weight") for k in W)):
+        b = f"bert.encoder.layer.{i}"
+        a = ln(r, f"{b}.attention.ln")
+        q, k, v = (a @ W[f"{b}.attention.self.{n}.weight"].T for n in ("query", "key", "value"))
+        hd = q.shape[1] // heads
+        o = np.zeros_like(q)
+        for j in range(heads):
+            s = slice(j * hd, (j + 1) * hd)
+            o[:, s] = softmax(q[:, s] @ k[:, s].T / math.sqrt(hd), axis=-1) @ v[:, s]
+        r = r + o @ W[f"{b}.attention.output.dense.weight"].T
+        m = ln(r, f"{b}.ln")
+        gate = m @ W[f"{b}.mlp.gate_proj.weight"].T
+        r = r + (gate / (1 + np.exp(-gate)) * (m @ W[f"{b}.mlp.up_proj.weight"].T)) @ W[f"{b}.mlp.down_proj.weight"].T
+        streams.append(r)
+    final = ln(r, "bert.encoder.ln")
+    p = "cls.predictions"
+    t = final @ W[f"{p}.transform.dense.weight"].T + W[f"{p}.transform.dense.bias"]
+    t = ln(t * 0.5 * (1 + erf(t / math.sqrt(2))), f"{p}.transform.LayerNorm")
+    return streams, final, t @ W[f"{p}.decoder.weight"][0] + W[f"{p}.decoder.bias"][0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model([f"g{i}" for i in range(60)], seed=3)
+
+
+@pytest.fixture(scope="module")
+def values():
+    x = torch.rand(4, 62, generator=torch.Generator().manual_seed(1)) * 5
+    x[:, 5], x[:, 9] = -1, -2
+    return x
+
+
+def test_equals_the_plain_implementation(model, values):
+    output = model(values)
+    streams = model.streams(values, [-1, 0, 1, 2])
+    for cell in range(len(values)):
+        plain, final, logits = plain_forward(model.state_dict(), values[cell].double().numpy(), heads=2)
+        for i in range(3):
+            np.testing.assert_allclose(streams[i][cell], plain[i], atol=1e-4)
+        np.testing.assert_allclose(output.final[cell], final, atol=1e-4)
+        np.testing.assert_allclose(output.expression[cell], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 1, 2])
+def test_forward_from_any_layer_equals_the_full_forward(model, values, layer):
+    whole = model(values)
+    part = model.forward_from(layer, model.stream(values, layer))
+    assert (part.final - whole.final).abs().max() <= 1e-5
+    assert (part.expression - whole.expression).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_reading_some_positions_equals_reading_all(model, values, layer):
+    read = torch.tensor([3, 17, 40])
+    whole = model(values)
+    part = model.forward_from(layer, model.stream(values, layer), read)
+    assert part.expression.shape == (4, 3)
+    assert (part.final - whole.final[:, read]).abs().max() <= 1e-5
+    assert (part.expression - whole.expression[:, read]).abs().max() <= 1e-5
+
+
+def test_explicit_positions_are_honoured(model, values):
+    order = torch.randperm(62, generator=torch.Generator().manual_seed(0))
+    shuffled = model(values[:, order], order)
+    np.testing.assert_allclose(shuffled.expression, model(values).expression[:, order], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters", "keys"),
+    [((128, 6, 4, 320), 3_640_125, 83), ((256, 8, 8, 640), 11_073_085, 105), ((640, 18, 20, 1664), 99_864_381, 215)],
+)
+def test_published_sizes(sizes, parameters, keys):
+    with torch.device("meta"):
+        model = AidoCell(ArchConfig(*sizes, 19_264), ["g"] * 19_264)
+    state = model.state_dict()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert len(state) + 1 == keys  # published files name the output bias twice
+    assert state["bert.encoder.layer.0.attention.self.query.weight"].shape == (sizes[0], sizes[0])
+    assert state["bert.position_embedding.weight"].shape == (19_266, sizes[0])
+    assert state["cls.predictions.transform.LayerNorm.bias"].shape == (sizes[0],)
+
+
+def test_preprocessing_golden_values():
+    counts = np.zeros((2, 5))
+    counts[0, :2] = 1, 1677
+    counts[1, 3] = 250_000
+    x = model_input(counts, DepthRule())
+    np.testing.assert_allclose(x[0, :2], [1.9401, 9.2098], atol=5e-5)
+    np.testing.assert_allclose(x[0, 5:], [5.0, 5.0])
+    np.testing.assert_allclose(x[1, 3:], [9.2104, 0.0, 5.3979, 5.3979], atol=5e-5)
+    assert x.dtype == torch.float32
+
+
+def test_depth_rule_of_a_depth_aware_model():
+    x = model_input(np.array([[10, 90]]), DepthRule(floor=0.0, fold=4.0))
+    np.testing.assert_allclose(x[0, 2:], [2 + math.log10(4), 2.0], atol=1e-6)
+    np.testing.assert_allclose(model_input(np.array([[10, 90]]), DepthRule(0.0, 4.0), fold=1.0)[0, 2:], [2, 2], atol=1e-6)
+
+
+def test_a_cell_without_counts_is_refused():
+    with pytest.raises(SteerError, match="1 cells have no count"):
+        model_input(np.array([[0, 0], [1, 2]]), DepthRule())
+
+
+def test_mask_is_written_after_normalisation(model):
+    counts = np.arange(1, 61)[None]
+    x = model_input(counts, model.arch.depth)
+    masked = x.clone()
+    masked[:, 7] = MASK
+    assert (masked[:, -2:] == x[:, -2:]).all()
+    assert not torch.allclose(model(masked).expression, model(x).expression)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin", "both biases", "other bias", "no prefix"])
+def test_checkpoint_round_trip(model, values, tmp_path, form):
+    save_model(model, tmp_path, dtype=torch.float32)
+    state = model.state_dict()
+    bias = state["cls.predictions.decoder.bias"]
+    if form != "safetensors":
+        (tmp_path / "model.safetensors").unlink()
+        if form == "both biases":
+            state["cls.predictions.bias"] = bias
+        if form == "other bias":
+            state["cls.predictions.bias"] = state.pop("cls.predictions.decoder.bias")
+        if form == "no prefix":
+            state = {k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.")}
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    loaded = load_model(tmp_path)
+    assert loaded.genes == model.genes
+    assert loaded.arch == model.arch
+    assert loaded.has_head == (form != "no prefix")
+    assert torch.equal(loaded(values).final, model(values).final)
+
+
+def test_unequal_tied_biases_are_refused(model):
+    state = model.state_dict() | {"cls.predictions.bias": torch.ones(1) * 9}
+    with pytest.raises(SteerError, match="differ"):
+        normalise_keys(state)
+
+
+def _edit_config(folder, **changes):
+    settings = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: _edit_config(f, normalization_type="RMSNorm"), "RMSNorm"),
+        (lambda f: _edit_config(f, position_embedding_type="rope"), "rope"),
+        (lambda f: _edit_config(f, hidden_size=None), "lacks hidden_size"),
+        (lambda f: _edit_config(f, intermediate_size=64), "has shape"),
+        (lambda f: _edit_config(f, num_hidden_layers=2), "unknown"),
+        (lambda f: _edit_config(f, max_position_embeddings=61), "60 genes for 61 positions"),
+        (lambda f: (f / "model.safetensors").unlink(), "no weights in"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"junk" * 50), "cannot be read as weights"),
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    ],
+)
+def test_broken_checkpoints_are_refused_in_one_line(model, tmp_path, damage, message):
+    save_model(model, tmp_path)
+    damage(tmp_path)
+    with pytest.raises(SteerError, match=message) as error:
+        load_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_that_is_not_weights_is_never_run(model, tmp_path):
+    save_model(model, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+
+    class Evil:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was executed",))
+
+    torch.save({"x": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(SteerError, match="cannot be read as weights"):
+        load_model(tmp_path)

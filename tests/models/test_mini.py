@@ -1,0 +1,74 @@
+"""The embedded model: its files, its card, and that it holds cell identity on cells that it never saw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from steerpipe.cli.hydra import compose
+from steerpipe.data.datasets import pbmc68k_reduced
+from steerpipe.data.genes import gene_list
+from steerpipe.evaluate.pretrained import Profiles, identity_table
+from steerpipe.models.checkpoints import MINI, load_model
+from steerpipe.stages.pretrain import score_model, training_counts
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_model("mini")
+
+
+def test_size_and_genes(mini):
+    assert sum(file.stat().st_size for file in MINI.iterdir()) < 5e6
+    arch = mini.arch
+    assert (arch.hidden_size, arch.num_hidden_layers, arch.num_attention_heads, arch.intermediate_size) == (128, 6, 4, 320)
+    genes, listed = set(mini.genes), gene_list()
+    assert len(mini.genes) == 2048
+    assert list(mini.genes) == [gene for gene in listed if gene in genes]
+    assert {g for g in pbmc68k_reduced().var_names if g in set(listed)} <= genes
+    assert {"CD8A", "CD8B", "CD4", "ISG15", "IFIT1", "NKG7"} <= genes
+
+
+def test_card_says_what_it_is():
+    card = (MINI / "MODEL_CARD.md").read_text()
+    for word in ("not AIDO.Cell", "CC BY 4.0", "PBMC8K", "seed", "steer pretrain"):
+        assert word in card
+
+
+def test_upper_blocks_alone_equal_the_whole_model(mini):
+    counts = np.random.default_rng(0).poisson(0.5, (2, 2048))
+    from steerpipe.models.preprocess import model_input
+
+    x = model_input(counts, mini.arch.depth)
+    whole, read = mini(x), torch.arange(0, 2048, 7)
+    part = mini.forward_from(3, mini.stream(x, 3), read)
+    assert (part.expression - whole.expression[:, read]).abs().max() <= 1e-5
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_it_tells_cd8_from_cd4_on_pbmc3k_better_than_raw_counts(mini):
+    from steerpipe.stages.extract import load_cells
+
+    config = compose("dataset=pbmc3k")
+    cells = load_cells(config, mini.genes)
+    labels, groups = cells.obs["louvain"], config.dataset.groups
+    rows = np.flatnonzero(labels.isin([*groups["cd4"], *groups["cd8"]]))
+    rows = np.sort(np.random.default_rng(1).permutation(rows)[:200])
+    data = Profiles(cells.counts[rows].toarray(), cells.valid)
+    table = identity_table(mini, data, labels.isin(groups["cd8"]).to_numpy()[rows], 3).set_index("reader")["auc"]
+    assert table["predicted CD8A"] > table["raw CD8A"]
+    assert table["predicted CD8B"] > table["raw CD8B"]
+    assert table["probe: mean stream"] > max(table["raw CD8A"], table["raw CD8B"])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_masked_genes_on_pbmc3k_are_predicted_better_than_by_their_mean(mini):
+    config = compose("dataset=pbmc3k")
+    table = score_model(mini, config, training_counts("pbmc8k", mini.genes), max_cells=80)["masked"]
+    scores = table.set_index("predictor")["mse_over_mean"]
+    assert scores["gene mean"] == pytest.approx(1.0)
+    assert scores["model"] < 1.0
+    assert scores["ridge"] < 1.0

@@ -1,0 +1,125 @@
+"""Pretraining: what a batch holds, resumption to the same bytes, and that it learns a planted structure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from steerpipe.errors import SteerError
+from steerpipe.models import pretrain as module
+from steerpipe.models.aido_cell import AidoCell, ArchConfig
+from steerpipe.models.preprocess import MASK, DepthRule
+from steerpipe.models.pretrain import ThinnedCells, gene_weights, masked_score, pretrain, principal_components
+from steerpipe.models.recipe import Recipe
+
+G = 40
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Two cell types that differ in half of their genes."""
+    rng = np.random.default_rng(0)
+    rate = np.exp(rng.normal(0.5, 0.7, (2, G)))
+    rate[0, : G // 4] *= 8
+    rate[1, G // 4 : G // 2] *= 8
+    kind = rng.integers(2, size=400)
+    return rng.poisson(rate[kind]).astype(np.uint16)
+
+
+def recipe(**changes):
+    sizes = {"context": 24, "long_context": 30, "batch_size": 16, "full_batch_size": 8, "lr": 5e-3}
+    return Recipe(**{"steps": 200, "full_steps": 10, **sizes, **changes})
+
+
+def fresh():
+    arch = ArchConfig(16, 4, 2, 24, G, depth=DepthRule(0.0, 2.0))
+    return AidoCell(arch, [f"g{i}" for i in range(G)])
+
+
+def test_a_batch_is_thinned_in_and_full_depth_out(counts):
+    batch = ThinnedCells(counts, recipe(small_panel=0.0)).draw(np.random.default_rng(3), np.arange(32))
+    assert batch.values.shape == (32, 26)
+    assert batch.target.shape == batch.masked.shape == (32, 24)
+    assert (batch.positions[:, -2:] == torch.tensor([G, G + 1])).all()
+    assert (batch.positions[:, :-2].diff(dim=1) > 0).all()
+    target_depth, input_depth = batch.values[:, -2], batch.values[:, -1]
+    total = torch.from_numpy(counts[:32].sum(1).astype(np.float32))
+    torch.testing.assert_close(target_depth, total.log10())
+    assert (input_depth <= target_depth + 1e-6).all()
+    assert input_depth.std() > 0.1
+    assert ((batch.values[:, :-2] == MASK) == batch.masked).all()
+    i, j = 5, 7
+    gene = int(batch.positions[i, j])
+    assert batch.target[i, j] == pytest.approx(np.log1p(counts[i, gene] / counts[i].sum() * 1e4), rel=1e-5)
+
+
+def test_masked_genes_are_drawn_without_a_look_at_their_values(counts):
+    data, rng = ThinnedCells(counts, recipe(small_panel=0.0, max_masked=0.4)), np.random.default_rng(0)
+    hidden = np.zeros(G)
+    for _ in range(300):
+        batch = data.draw(rng, np.arange(16))
+        np.add.at(hidden, batch.positions[:, :-2][batch.masked].numpy(), 1)
+    assert hidden.std() / hidden.mean() < 0.1
+    assert abs(np.corrcoef(hidden, counts.mean(0))[0, 1]) < 0.4
+
+
+def test_genes_that_a_smaller_panel_lacks_are_zero_and_out_of_the_total(counts):
+    panel = np.arange(G) < 20
+    data = ThinnedCells(counts, recipe(small_panel=1.0), [panel])
+    data._present = lambda rng, n: panel
+    batch = data.draw(np.random.default_rng(1), np.arange(8), full=True)
+    assert (batch.values[:, 20:-2] == 0).all()
+    assert not batch.masked[:, 20:].any()
+    assert not batch.present[:, 20:].any()
+    torch.testing.assert_close(batch.values[:, -2], torch.from_numpy(counts[:8, :20].sum(1).astype(np.float32)).log10())
+
+
+def test_principal_components_find_the_two_types(counts):
+    found = principal_components(counts, 5)
+    assert found.loadings.shape == (G, 5)
+    assert found.scores.shape == (400, 5)
+    assert found.share[0] > 1.5 * found.share[1]
+    first = found.scores[:, 0]
+    kind = counts[:, : G // 4].sum(1) > counts[:, G // 4 : G // 2].sum(1)
+    assert abs(np.corrcoef(first, kind)[0, 1]) > 0.9
+
+
+def test_gene_weights_favour_rare_genes(counts):
+    weights = gene_weights(counts)
+    assert weights.mean() == pytest.approx(1.0)
+    sd = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4).std(0)
+    assert np.corrcoef(weights, sd)[0, 1] < -0.5
+
+
+def test_it_learns_and_a_killed_run_resumes_to_the_same_bytes(counts, tmp_path, monkeypatch):
+    def run(name, **options):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return pretrain(fresh(), counts, recipe(steps=400), tmp_path / name, **options)
+
+    whole = run("whole")
+    components = principal_components(counts)
+    data, mean = ThinnedCells(counts, recipe()), torch.from_numpy(components.mean)
+    assert masked_score(whole, data, np.arange(100), mean) < 0.85
+
+    original, calls = module.loss_of, []
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 317:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(module, "loss_of", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    resumed = run("killed")
+    assert len(calls) == 317 + 200
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert (tmp_path / "whole" / "curve.jsonl").read_bytes() == (tmp_path / "killed" / "curve.jsonl").read_bytes()
+
+
+def test_a_time_limit_stops_cleanly(counts, tmp_path):
+    with pytest.raises(SteerError, match="stopped after 200 of 400 steps; the same command resumes"):
+        pretrain(fresh(), counts, recipe(steps=400), tmp_path, minutes=1e-6)

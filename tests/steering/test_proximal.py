@@ -1,0 +1,64 @@
+"""The proximal solver against scikit-learn on a quadratic, and its promises: monotone, exact zeros, an honest norm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso
+
+from steerpipe.steering.proximal import prox_gradient_norm, soft_threshold, solve
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((50, 20)), rng.standard_normal(50)
+    y += X[:, :3] @ [2.0, -1.0, 0.5]
+
+    def value_and_gradient(theta):
+        r = X @ theta - y
+        return float(r @ r) / 50, 2 * X.T @ r / 50
+
+    return X, y, value_and_gradient
+
+
+def run(oracle, lam, **options):
+    options = {"learnable": np.ones(20, bool), "step": 1.0, "tolerance": 1e-9, "max_steps": 2000} | options
+    return solve(oracle, np.zeros(20), lam, **options)
+
+
+def test_equals_scikit_learn_with_exact_zeros(problem):
+    X, y, oracle = problem
+    fit = run(oracle, 0.3)
+    theirs = Lasso(alpha=0.15, fit_intercept=False, tol=1e-12).fit(X, y).coef_
+    np.testing.assert_allclose(fit.theta, theirs, atol=1e-6)
+    assert ((fit.theta == 0) == (np.abs(theirs) < 1e-12)).all()
+    assert fit.converged
+
+
+@pytest.mark.parametrize("step", [1e-4, 1.0, 1e4])
+def test_monotone_from_any_step_size(problem, step):
+    fit = run(problem[2], 0.1, step=step)
+    assert (np.diff(fit.history) <= 1e-15).all()
+    assert fit.converged
+
+
+def test_stops_at_the_tolerance_and_reports_the_norm(problem):
+    oracle = problem[2]
+    fit = run(oracle, 0.1, tolerance=1e-2)
+    assert fit.prox_gradient <= 1e-2
+    norm = prox_gradient_norm(fit.theta, oracle(fit.theta)[1], 0.1, np.ones(20, bool))
+    assert fit.prox_gradient == pytest.approx(norm)
+    short = run(oracle, 0.1, tolerance=0.0, max_steps=2)
+    assert (short.n_steps, short.converged) == (2, False)
+
+
+def test_features_that_may_not_move_stay(problem):
+    learnable = np.arange(20) >= 2
+    fit = run(problem[2], 0.01, learnable=learnable)
+    assert not fit.theta[:2].any()
+    assert fit.theta[2:].any()
+
+
+def test_soft_threshold():
+    np.testing.assert_allclose(soft_threshold(np.array([-3.0, -0.5, 0.0, 0.5, 2.0]), 1.0), [-2, 0, 0, 0, 1])

@@ -1,0 +1,90 @@
+"""Every file in conf/ composes, converts and says what it is for."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from steerpipe.cli.hydra import CONF, compose, expand_numbers, groups
+from steerpipe.config import Config
+from steerpipe.errors import SteerError
+
+MANDATORY = {
+    ("model", "local"): ["model.path=x"],
+    ("dataset", "h5ad"): ["dataset.path=x"],
+    ("contrast", "labels"): ["contrast.source=a", "contrast.target=b"],
+}
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda x: x)
+def test_every_choice_composes(group, choice):
+    config = compose(f"{group}={choice}", *MANDATORY.get((group, choice), []))
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(("group", "choice"), sorted(MANDATORY))
+def test_mandatory_values_are_asked_for_by_name(group, choice):
+    with pytest.raises(SteerError, match=r"is needed: add .*=.* to the command"):
+        compose(f"{group}={choice}")
+
+
+def test_yaml_and_dataclass_agree_on_the_defaults():
+    """The defaults live in the dataclasses; a choice states only what makes it that choice."""
+    config = compose()
+    assert (config.sae.expansion, config.sae.k) == (8, 32)
+    assert (config.lam.mode, config.lam.value) == ("ratio", 0.05)
+    assert config.layer.index == config.model.steering_layer == 3
+    assert compose("seed=7").sae.seed == compose("seed=7").contrast.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("lambda=1e-3", ["lambda=absolute", "lambda.value=1e-3"]),
+        ("lambda=1e-3,1e-2", ["lambda=absolute", "lambda.value=1e-3,1e-2"]),
+        ("lambda=path", ["lambda=path"]),
+        ("lambda=ratio,absolute", ["lambda=ratio,absolute"]),
+        ("lambda.value=0.1", ["lambda.value=0.1"]),
+        ("layer=4", ["layer.index=4"]),
+        ("layer=3,4", ["layer.index=3,4"]),
+        ("layer=range(0,3)", ["layer.index=range(0,3)"]),
+        ("layer=last", ["layer=last"]),
+        ("objective=latent,expression", ["objective=latent,expression"]),
+        ("~debug", ["~debug"]),
+        ("a=[", ["a=["]),
+    ],
+)
+def test_bare_numbers(typed, given):
+    assert expand_numbers(typed) == given
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.name=latnt", "did you mean 'latent'"),
+        ("lambda.value=-1", "lambda.value=-1.0 must be greater than 0"),
+        ("lambda.value=2", "must be at most 1"),
+        ("sae.held_out=1.5", "strictly between 0 and 1"),
+        ("sae.activation=gelu", "unknown sae.activation 'gelu'"),
+        ("objective.seen_genes=0", r"must lie in \(0, 1\]"),
+        ("reuse=maybe", "Allowed: auto, never, only"),
+        ("device=tpu", "Allowed: auto, cpu, cuda, mps"),
+        ("evaluate.objectives=[latent,other]", "unknown evaluate.objectives 'other'"),
+        ("pretrain.full_steps=9999", "must lie between 0 and pretrain.steps"),
+        ("extract.dtype=int8", "Allowed: float16, float32"),
+    ],
+)
+def test_values_that_are_not_allowed(override, message):
+    with pytest.raises(SteerError, match=message) as error:
+        compose(override)
+    assert "\n" not in str(error.value)
+
+
+def test_every_choice_says_what_it_is_for():
+    bare = ("extract/default", "sae/x16_k32", "debug/small", "experiment/cd4_cd8")
+    for group, choice in CHOICES:
+        text = (CONF / group / f"{choice}.yaml").read_text()
+        if f"{group}/{choice}" not in bare:
+            assert text.startswith("#"), f"{group}/{choice}"
+        assert OmegaConf.create(text) is not None

@@ -1,0 +1,46 @@
+"""The README's commands exist, its files exist, and the page says what it must."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from steerpipe.cli.app import app
+from steerpipe.cli.hydra import compose
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.startswith("    steer ")]
+NAMES = {command.name for command in app.registered_commands}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_steer_command_is_valid(line):
+    words = shlex.split(line)[1:]
+    assert words[0] in NAMES
+    overrides = [w for w in words[1:] if "=" in w and not w.startswith("hydra")]
+    if "-m" in words:
+        overrides = [w.split("=")[0] + "=" + w.split("=", 1)[1].split(",")[-1] for w in overrides]
+    compose(*overrides)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?make ([a-z-]+)", TEXT)) <= targets
+    assert "    make demo" in TEXT
+    assert "    make test" in TEXT
+
+
+def test_linked_files_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        if "://" not in link:
+            assert (ROOT / link).is_file(), link
+
+
+def test_the_page_says_whose_model_it_is():
+    assert "not AIDO.Cell" in TEXT
+    assert "non-commercial" in TEXT
+    assert "@" not in re.sub(r"`[^`]*`", "", TEXT)
