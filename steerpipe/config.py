@@ -8,7 +8,6 @@ from typing import Any
 from .errors import SteerError, unknown
 from .models.recipe import Recipe
 
-
 NEEDED = "???"
 """A value that the command line must give (OmegaConf's mark of a missing one)."""
 
@@ -201,7 +200,7 @@ class EvaluateConfig:
     controls: bool = True
     """no-op, random features, random direction, mean difference, shuffled labels, SAE spliced in, split halves"""
     n_random: int = 20
-    """seeds of the random controls"""
+    """seeds of the random-feature controls; random directions get a quarter as many"""
     n_genes: int = 100
     """DE genes of each direction that a distance is taken on"""
     n_bootstrap: int = 1000

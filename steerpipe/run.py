@@ -85,15 +85,12 @@ class Run:
         frame.to_csv(self.path / f"{name}.csv", index=False)
 
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
-        """Write plots/name.png and .svg, with the CSV behind it, and close the figure."""
-        import matplotlib.pyplot as plt
-
+        """Write plots/name.png and .svg, with the CSV behind them."""
         folder = self.path / "plots"
         folder.mkdir(exist_ok=True)
         figure.savefig(folder / f"{name}.png", dpi=150)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         data.to_csv(folder / f"{name}.csv", index=False)
-        plt.close(figure)
 
     def _write(self) -> None:
         _replace(self.path / "manifest.json", json.dumps(self.manifest, indent=1, default=str))

@@ -59,12 +59,17 @@ def score(before: np.ndarray, after: np.ndarray, *, n_bootstrap: int = 1000, see
     change = after / np.maximum(before, 1e-300) - 1
     picks = np.random.default_rng(seed).integers(len(before), size=(n_bootstrap, len(before)))
     share, median = closer[picks].mean(1), np.median(change[picks], axis=1)
-    bounds = [2.5, 97.5]
+    closer_lo, closer_hi = map(float, np.percentile(share, [2.5, 97.5]))
+    change_lo, change_hi = map(float, np.percentile(median, [2.5, 97.5]))
     moved = not np.array_equal(before, after)
     p = float(stats.wilcoxon(after, before, alternative="less").pvalue) if moved else 1.0
     return Score(
-        len(before),
-        float(closer.mean()), *map(float, np.percentile(share, bounds)),
-        float(np.median(change)), *map(float, np.percentile(median, bounds)),
-        p,
-    )  # fmt: skip
+        n=len(before),
+        closer=float(closer.mean()),
+        closer_lo=closer_lo,
+        closer_hi=closer_hi,
+        change=float(np.median(change)),
+        change_lo=change_lo,
+        change_hi=change_hi,
+        p=p,
+    )

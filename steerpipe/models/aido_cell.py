@@ -159,7 +159,7 @@ class AidoCell(nn.Module):
         """
         positions = self.positions
         with torch.autocast(values.device.type, enabled=False):  # a bf16 value would lose the counts' resolution
-            e = self.bert["gene_embedding"](values.float())
+            e: Tensor = self.bert["gene_embedding"](values.float())
             return e + (positions[: values.shape[1]] if position_ids is None else positions[position_ids])
 
     def streams(self, values: Tensor, layers: Iterable[int], position_ids: Tensor | None = None) -> dict[int, Tensor]:

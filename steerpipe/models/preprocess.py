@@ -55,7 +55,7 @@ def model_input(counts: sp.spmatrix | np.ndarray | Tensor, depth: DepthRule, *, 
     SteerError
         A cell has no count on the model's genes.
     """
-    dense = counts.toarray() if sp.issparse(counts) else counts
+    dense = counts.toarray() if sp.issparse(counts) else counts  # type: ignore[union-attr]
     values = torch.as_tensor(dense, dtype=torch.float32)
     total = values.sum(dim=1)
     if not bool((total > 0).all()):

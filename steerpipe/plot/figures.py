@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import COLOURS, note, subplots
+from .style import COLOURS, note, styled, subplots
 
 THRESHOLDS = (1e-6, 0.05, 0.1, 0.3)
 
 
+@styled
 def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
     """Draw change of distance to the target, per held-out cell, of both objectives in both geometries.
 
@@ -18,38 +19,45 @@ def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
     ----------
     cells : columns recipe, space, change (after / before - 1, negative is closer)
     """
-    spaces = {
-        "layer": "latent space\n(steered layer)",
-        "final": "latent space\n(final LayerNorm)",
-        "de_up": "DE genes up\n(predicted expression)",
-        "de_down": "DE genes down\n(predicted expression)",
+    rows = {
+        "latent space": {"layer": "steered layer", "final": "final LayerNorm", "layer_nearest": "10 nearest\ntarget cells"},
+        "predicted expression": {
+            "de_up": "DE genes up",
+            "de_down": "DE genes down",
+            "de_up_unseen": "up, not seen\nby the fit",
+            "de_down_unseen": "down, not seen\nby the fit",
+        },
     }
     objectives = [name for name in ("latent", "expression") if name in set(cells["recipe"])]
-    figure, axes = subplots(1, len(objectives), width=4.4 * len(objectives), height=4.0, sharey=True)
-    for ax, objective in zip(axes, objectives, strict=True):
-        names = (objective, f"random features, as {objective}")
-        for j, name in enumerate(names):
-            data = [100 * cells.loc[(cells["recipe"] == name) & (cells["space"] == s), "change"].to_numpy() for s in spaces]
-            if not any(len(values) for values in data):
+    figure, axes = subplots(2, len(objectives), width=4.2 * len(objectives), height=5.6, sharey="row")
+    for ax, (objective, (title, spaces)) in zip(
+        axes, [(objective, row) for row in rows.items() for objective in objectives], strict=True
+    ):
+        for j, name in enumerate((objective, f"random features, as {objective}")):
+            mine = cells[cells["recipe"] == name]
+            data = [100 * mine.loc[mine["space"] == space, "change"].to_numpy() for space in spaces]
+            if not len(mine):
                 continue
             at = np.arange(len(spaces)) + 0.36 * (j - 0.5)
-            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, showfliers=False)
-            colour = COLOURS[objective] if j == 0 else COLOURS["control"]
+            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, flierprops={"ms": 2})
             for patch in box["boxes"]:
-                patch.set(facecolor=colour, alpha=0.85, label="_")
+                patch.set(facecolor=COLOURS[objective] if j == 0 else COLOURS["control"], alpha=0.85, label="_")
             for line in box["medians"]:
                 line.set_color("black")
-            box["boxes"][0].set_label(name)
+            box["boxes"][0].set_label(f"{objective} objective" if j == 0 else "random features, same strengths")
         ax.axhline(0, color="black", lw=0.8)
-        ax.set_xticks(range(len(spaces)), list(spaces.values()), fontsize=7.5)
-        n = cells.loc[cells["recipe"] == objective, "cell"].nunique()
-        ax.set_title(f"fitted on the {objective} objective ({n} held-out cells)")
-        ax.legend(loc="best", fontsize=7.5)
-    axes[0].set_ylabel("change of distance to the target [%]\n(below 0: closer)")
+        ax.set_xticks(range(len(spaces)), list(spaces.values()))
+        ax.set_title(f"scored in {title}", loc="left")
+        ax.legend(loc="best")
+    for ax in axes[:: len(objectives)]:
+        ax.set_ylabel("change of distance\nto the target [%]")
+    n = cells.loc[cells["recipe"] == objectives[0], "cell"].nunique()
+    figure.suptitle(f"{n} held-out source cells; below 0 is closer to the held-out target cells", fontsize=9.5)
     note(figure, caption)
     return figure
 
 
+@styled
 def before_after(cells: pd.DataFrame, caption: str) -> Figure:
     """Draw each held-out cell's distance to the target before and after, in latent and in expression space.
 
@@ -74,6 +82,7 @@ def before_after(cells: pd.DataFrame, caption: str) -> Figure:
     return figure
 
 
+@styled
 def sparsity(paths: pd.DataFrame, caption: str) -> Figure:
     """Draw how many features are recruited along the lambda path, at four thresholds.
 
@@ -82,7 +91,7 @@ def sparsity(paths: pd.DataFrame, caption: str) -> Figure:
     paths : columns objective, ratio (lambda over lambda_max), n_1e-06, n_0.05, n_0.1, n_0.3
     """
     objectives = [name for name in ("latent", "expression") if name in set(paths["objective"])]
-    figure, axes = subplots(1, len(objectives), width=4.2 * len(objectives), height=3.3, sharey=True)
+    figure, axes = subplots(1, len(objectives), width=4.2 * len(objectives), height=3.3, sharey=True, sharex=True)
     styles = ("-", "--", "-.", ":")
     for ax, objective in zip(axes, objectives, strict=True):
         some = paths[paths["objective"] == objective].sort_values("ratio")
@@ -91,13 +100,14 @@ def sparsity(paths: pd.DataFrame, caption: str) -> Figure:
             label = "non-zero" if threshold == THRESHOLDS[0] else f"|theta| > {threshold:g}"
             ax.plot(some["ratio"], some[f"n_{threshold:g}"], style, color=COLOURS[objective], marker=marker, ms=3, label=label)
         ax.set(xscale="log", xlabel="lambda / lambda_max", title=f"{objective} objective ({len(some)} points)")
-        ax.invert_xaxis()
         ax.legend(fontsize=7.5)
+    axes[0].invert_xaxis()
     axes[0].set_ylabel("features recruited")
     note(figure, caption)
     return figure
 
 
+@styled
 def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
     """Draw the number of recruited features of each objective at four thresholds.
 
@@ -112,7 +122,7 @@ def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
         some = counts[counts["objective"] == objective].sort_values("threshold")
         at = np.arange(len(some)) + width * (j - (len(objectives) - 1) / 2)
         label = f"{objective} (lambda {some['ratio'].iloc[0]:.3g} of its maximum)"
-        ax.bar_label(ax.bar(at, some["n"], width * 0.95, color=COLOURS[objective], label=label), fontsize=7.5)
+        ax.bar_label(ax.bar(at, some["n"], width * 0.95, color=COLOURS[objective], label=label))
     names = ["non-zero", *(f"> {t:g}" for t in THRESHOLDS[1:])]
     ax.set_xticks(range(len(names)), names)
     ax.set(xlabel="threshold on |theta|", ylabel="features recruited")

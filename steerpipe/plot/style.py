@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
-from matplotlib import pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,17 +23,32 @@ RC: Any = {
     "svg.hashsalt": "steerpipe",
     "legend.frameon": False,
     "savefig.facecolor": "white",
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
 }
 
 
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the house style, without touching the caller's own settings."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(RC):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
 def subplots(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a styled figure and its axes, row by row; sizes in inches."""
-    mpl.use("Agg", force=False)
-    with mpl.rc_context(RC):
-        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
-    return figure, list(axes.flat)
+    """Return a figure and its axes, row by row; sizes in inches. No window is ever opened."""
+    figure = Figure(figsize=(width, height))
+    return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
 
 
 def note(figure: Figure, text: str) -> None:
     """Say below the figure which model, data and cells it shows."""
-    figure.supxlabel(text, fontsize=7, color="#555555", x=0.01, ha="left")
+    figure.supxlabel(text, fontsize=6.5, color="#555555", x=0.01, ha="left")

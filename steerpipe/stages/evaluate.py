@@ -136,7 +136,7 @@ def _score_all(
             label = {"recipe": trial.name, "kind": trial.kind, "split": split}
             for space, (before, after) in _pairs(experiment, split, base[split], state).items():
                 result = score(before, after, n_bootstrap=config.n_bootstrap, seed=experiment.context.config.seed)
-                score_rows.append(label | {"space": space} | result.row())
+                score_rows.append({**label, "space": space, **result.row()})
                 cells = experiment.split.source[rows[split]]
                 cell_rows.append(pd.DataFrame({**label, "space": space, "cell": cells, "before": before, "after": after}))
             if split == "held" and trial.kind == "recipe":
@@ -184,7 +184,7 @@ def _trials(experiment: Experiment, recipes: list[Recipe], config: EvaluateConfi
         for _ in range(config.n_random):
             theta = random_recipe(recipe.theta, experiment.active, rng)
             yield Trial(f"random features, as {recipe.objective}", "control", scale_features(sae, tensor(theta)))
-        for _ in range(config.n_random):
+        for _ in range(max(1, config.n_random // 4)):
             vector = random_direction(norm, layer.shape[1], rng)
             yield Trial(f"random direction, norm of {recipe.objective}", "control", add_vector(tensor(vector)))
         if recipe.objective == "latent":

@@ -140,7 +140,8 @@ def activations(context: Context) -> Activations:
         (folder / "genes.txt").write_text("\n".join(model.genes[i] for i in cells.valid) + "\n")
 
     dataset = as_dict(config.dataset)
-    dataset.pop("groups")  # names for labels: nothing that is stored depends on them
+    for name in ("groups", "label", "batch"):  # every column of obs is stored, whichever is looked at
+        dataset.pop(name)
     inputs = [model_digest(config.model.path)]
     if config.dataset.path is not None and Path(config.dataset.path).is_file():
         inputs.append(file_digest(Path(config.dataset.path)))

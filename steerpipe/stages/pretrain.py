@@ -38,7 +38,7 @@ def main(context: Context) -> None:
     context.run.metrics({f"pretrain/{k}": v for k, v in rows[-1].items()})
     model = load_model(artefact.path)
     train = training_counts(context.config.pretrain.dataset, model.genes)
-    for what, table in score_model(model, context.config, train, max_cells=500).items():
+    for what, table in score_model(model, context.config, train, max_cells=200).items():
         log.info("%s, %s:\n%s", context.config.dataset.name, what, table.round(4).to_string(index=False))
         context.run.table(what, table)
     log.info("model: %s (use it with model=local model.path=%s)", artefact.path, artefact.path)
