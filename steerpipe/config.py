@@ -37,7 +37,7 @@ class ModelConfig:
 
     path: str = NEEDED
     """`mini`, or a folder with config.json and weights"""
-    steering_layer: int = 3
+    steering_layer: int = 4
     """the layer that `layer=steering` stands for, 0-based"""
     batch_size: int = 8
     """cells that run through the model at once; memory grows with it"""
@@ -74,7 +74,7 @@ class DatasetConfig:
 class LayerConfig:
     """Where the residual stream is read and steered (group `layer`)."""
 
-    index: int = 3
+    index: int = 4
     """0-based block whose output it is; -1 is the last block"""
 
 
@@ -114,7 +114,7 @@ class SaeConfig:
     """peak learning rate of Adam"""
     batch_size: int = 2048
     """tokens in a step"""
-    tokens: int = 3_000_000
+    tokens: int = 2_000_000
     """tokens to train on; passes over the data follow"""
     held_out: float = 0.1
     """share of cells that is never trained on"""
@@ -156,11 +156,11 @@ class ObjectiveConfig:
     """expression: only the n genes of largest weight (the top-n DEG cap); null is all"""
     seen_genes: float = 0.5
     """expression: share of genes that the fit may look at; the scores on the others are the honest ones"""
-    max_cells: int = 32
+    max_cells: int = 24
     """expression: source cells in the fit at the most (the latent fit always takes all of them)"""
     max_steps: int = 30
     """expression: proximal steps at one lambda, at the most"""
-    tolerance: float = 0.02
+    tolerance: float = 0.05
     """expression: stop when the prox-gradient norm is below this share of the one at theta = 0"""
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ def test_yaml_and_dataclass_agree_on_the_defaults():
     config = compose()
     assert (config.sae.expansion, config.sae.k) == (8, 32)
     assert (config.lam.mode, config.lam.value) == ("ratio", 0.05)
-    assert config.layer.index == config.model.steering_layer == 3
+    assert config.layer.index == config.model.steering_layer == 4
     assert compose("seed=7").sae.seed == compose("seed=7").contrast.seed == 7
 
 

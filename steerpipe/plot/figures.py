@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .style import COLOURS, note, styled, subplots
 
@@ -115,7 +116,7 @@ def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
     ----------
     counts : columns objective, threshold, n, ratio
     """
-    figure, (ax,) = subplots(1, 1, width=4.8, height=3.2)
+    figure, (ax,) = subplots(1, 1, width=5.8, height=3.2)
     objectives = list(dict.fromkeys(counts["objective"]))
     width = 0.8 / len(objectives)
     for j, objective in enumerate(objectives):
@@ -126,6 +127,7 @@ def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
     names = ["non-zero", *(f"> {t:g}" for t in THRESHOLDS[1:])]
     ax.set_xticks(range(len(names)), names)
     ax.set(xlabel="threshold on |theta|", ylabel="features recruited")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(y=0.15)
     ax.legend(fontsize=7.5)
     note(figure, caption)

@@ -38,7 +38,7 @@ def main(context: Context) -> None:
     context.run.metrics({f"pretrain/{k}": v for k, v in rows[-1].items()})
     model = load_model(artefact.path)
     train = training_counts(context.config.pretrain.dataset, model.genes)
-    for what, table in score_model(model, context.config, train, max_cells=200).items():
+    for what, table in score_model(model, context.config, train, max_cells=150).items():
         log.info("%s, %s:\n%s", context.config.dataset.name, what, table.round(4).to_string(index=False))
         context.run.table(what, table)
     log.info("model: %s (use it with model=local model.path=%s)", artefact.path, artefact.path)
@@ -67,7 +67,7 @@ def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells
         return np.sort(rng.permutation(rows)[:max_cells])
 
     rows = some(np.arange(len(counts)))
-    tables = {"masked": masked_table(model, Profiles(counts[rows], cells.valid), train)}
+    tables = {"masked": masked_table(model, Profiles(counts[rows], cells.valid), train, n_masks=2)}
     groups, label = config.dataset.groups, config.dataset.label
     if label is not None and {"cd4", "cd8"} <= groups.keys():
         labels = cells.obs[label].astype(str)
