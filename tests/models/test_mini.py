@@ -11,6 +11,8 @@ from steerpipe.data.datasets import pbmc68k_reduced
 from steerpipe.data.genes import gene_list
 from steerpipe.evaluate.pretrained import Profiles, identity_table
 from steerpipe.models.checkpoints import MINI, load_model
+from steerpipe.models.preprocess import model_input
+from steerpipe.stages.extract import load_cells
 from steerpipe.stages.pretrain import score_model, training_counts
 
 
@@ -38,8 +40,6 @@ def test_card_says_what_it_is():
 
 def test_upper_blocks_alone_equal_the_whole_model(mini):
     counts = np.random.default_rng(0).poisson(0.5, (2, 2048))
-    from steerpipe.models.preprocess import model_input
-
     x = model_input(counts, mini.arch.depth)
     whole, read = mini(x), torch.arange(0, 2048, 7)
     part = mini.forward_from(3, mini.stream(x, 3), read)
@@ -49,15 +49,15 @@ def test_upper_blocks_alone_equal_the_whole_model(mini):
 @pytest.mark.data
 @pytest.mark.slow
 def test_it_tells_cd8_from_cd4_on_pbmc3k_better_than_raw_counts(mini):
-    from steerpipe.stages.extract import load_cells
-
     config = compose("dataset=pbmc3k")
     cells = load_cells(config, mini.genes)
     labels, groups = cells.obs["louvain"], config.dataset.groups
     rows = np.flatnonzero(labels.isin([*groups["cd4"], *groups["cd8"]]))
     rows = np.sort(np.random.default_rng(1).permutation(rows)[:200])
     data = Profiles(cells.counts[rows].toarray(), cells.valid)
-    table = identity_table(mini, data, labels.isin(groups["cd8"]).to_numpy()[rows], 3).set_index("reader")["auc"]
+    table = identity_table(mini, data, labels.isin(groups["cd8"]).to_numpy()[rows], config.layer.index).set_index("reader")[
+        "auc"
+    ]
     assert table["predicted CD8A"] > table["raw CD8A"]
     assert table["predicted CD8B"] > table["raw CD8B"]
     assert table["probe: mean stream"] > max(table["raw CD8A"], table["raw CD8B"])
