@@ -16,6 +16,6 @@ def unknown(what: str, name: object, allowed: Iterable[object]) -> SteerError:
     """Return the error for a name that is not among the allowed ones, with the nearest as a hint."""
     options = [str(option) for option in allowed]
     near = difflib.get_close_matches(str(name), options, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     shown = ", ".join(options[:30]) + (f", ... ({len(options)} in all)" if len(options) > 30 else "")
     return SteerError(f"unknown {what} '{name}'{hint} Allowed: {shown}.")

@@ -100,7 +100,7 @@ class Experiment:
 def prepare(context: Context) -> Experiment:
     """Load an experiment, building what is missing: activations, dictionary, and the source cells' full streams."""
     config = context.config
-    source = activations(context)
+    source = activations(context, lambda obs: split_contrast(obs, config.contrast, config.dataset))
     split = split_contrast(source.obs, config.contrast, config.dataset)
     layer = layer_index(config)
     model = None

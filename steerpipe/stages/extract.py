@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,14 +112,18 @@ def load_cells(config: Config, genes: tuple[str, ...]) -> Cells:
     return Cells(counts, alignment, adata.obs)
 
 
-def activations(context: Context) -> Activations:
-    """Return the dataset's activations, extracting them when they are missing."""
+def activations(context: Context, check: Callable[[pd.DataFrame], object] = lambda obs: None) -> Activations:
+    """Return the dataset's activations, extracting them when they are missing.
+
+    `check` is called with the cells' obs before anything is computed: a wrong label should not cost an extraction.
+    """
     config = context.config
     layer = layer_index(config)
 
     def build(folder: Path) -> None:
         model = load_steered_model(config)
         cells = load_cells(config, model.genes)
+        check(cells.obs)
         matched = cells.alignment
         log.info(
             "%d cells; %d of the model's %d genes found (%d columns by symbol, %d through the alias map)",

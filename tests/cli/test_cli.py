@@ -52,14 +52,14 @@ def test_help_lists_the_commands_and_groups(steer):
     assert "--multirun" in text
 
 
-def test_config_is_printed_not_run(steer, workdir):
-    text = steer("fit", "lambda=1e-3", "sae=x16_k32", "--cfg", "job", "--resolve").stdout
+def test_config_is_printed_not_run(steer, tmp_path):
+    text = steer("fit", "lambda=1e-3", "sae=x16_k32", "--cfg", "job", "--resolve", cwd=tmp_path).stdout
     assert "mode: absolute" in text
     assert "value: 0.001" in text
     assert "expansion: 16" in text
     assert "defaults-tree" not in text
     assert "dataset: pbmc68k_reduced" in steer("fit", "--info", "defaults-tree").stdout
-    assert not (workdir / "outputs").exists()
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_own_config_folder(steer, tmp_path):
@@ -78,6 +78,7 @@ def test_own_config_folder(steer, tmp_path):
         (["fit", "dataset=h5ad", "dataset.path=no.h5ad", "dataset.label=x"], "does not exist"),
         (["fit", "layer=9"], "blocks 0 to 5"),
         (["fit", "model=local", "model.path=/nowhere"], "no config.json in /nowhere"),
+        (["fit", "contrast=labels", "contrast.source=CD4", "contrast.target=foo"], "unknown label in 'bulk_labels' 'CD4'"),
         (["show", "last"], "no runs in outputs; start with: steer run"),
     ],
 )
@@ -86,11 +87,17 @@ def test_mistakes_end_with_one_clear_line(steer, tmp_path, words, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("outputs/.store/*/*/artefact.json"))  # said before anything was computed
 
 
-def test_a_whole_run_and_its_folder(steer, workdir):
-    done = steer(*small("run"))
-    folder = workdir / done.stdout.strip().splitlines()[-1]
+@pytest.fixture(scope="module")
+def whole_run(steer, workdir):
+    """The folder of one `steer run`, whose store the tests after it share."""
+    return workdir / steer(*small("run")).stdout.strip().splitlines()[-1]
+
+
+def test_a_whole_run_and_its_folder(whole_run):
+    folder = whole_run
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "done"
     stages = [a["stage"] for a in manifest["artefacts"]]
@@ -116,14 +123,15 @@ def test_a_whole_run_and_its_folder(steer, workdir):
     assert (folder / "run.log").stat().st_size > 100
 
 
-def test_a_second_run_builds_nothing(steer, workdir):
+def test_a_second_run_builds_nothing(steer, workdir, whole_run):
     before = builds(workdir)
     steer(*small("run"))
     steer(*small("plot", "reuse=only"))
     assert builds(workdir) == before
 
 
-def test_runs_and_show(steer):
+def test_runs_and_show(steer, whole_run):
+    steer(*small("plot"))
     listed = steer("runs").stdout
     assert "run" in listed
     assert "done" in listed
@@ -168,7 +176,7 @@ def test_bare_lambda_sweep_and_sae_choice_as_typed(steer, workdir):
     assert len(features) == 16 * 32
 
 
-def test_another_contrast_reuses_model_and_dictionary(steer, workdir):
+def test_another_contrast_reuses_model_and_dictionary(steer, workdir, whole_run):
     before = builds(workdir)
     words = ("contrast=labels", "contrast.source=CD19+ B", "contrast.target=CD14+ Monocyte")
     steer(*small("fit"), *words)
