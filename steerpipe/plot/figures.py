@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..evaluate.recruitment import THRESHOLDS
 from .style import COLOURS, note, styled, subplots
-
-THRESHOLDS = (1e-6, 0.05, 0.1, 0.3)
 
 
 @styled

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import LambdaConfig, ObjectiveConfig, as_dict
+from ..evaluate.recruitment import counts
 from ..steering.lasso import LatentProblem
 from ..store import Artefact
 from .common import Context
@@ -21,8 +22,6 @@ from .expression import ExpressionPath, cells_key
 
 log = logging.getLogger(__name__)
 VERSION = 1
-COUNT_AT = (1e-6, 0.05, 0.1, 0.3)
-"""A feature counts as recruited at threshold t when |theta| > t; counts are given at all of these."""
 PATH_END = 0.01
 
 
@@ -71,11 +70,6 @@ def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
     )
     info = json.loads((artefact.path / "fit.json").read_text())
     return Recipe(objective.name, artefact, np.load(artefact.path / "theta.npy"), pd.read_csv(artefact.path / "path.csv"), info)
-
-
-def counts(theta: np.ndarray) -> dict[str, int]:
-    """Return how many features are recruited at each threshold."""
-    return {f"n_{t:g}": int((np.abs(theta) > t).sum()) for t in COUNT_AT}
 
 
 def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..config import Config
+from ..evaluate.recruitment import THRESHOLDS
 from ..plot import figures
 from .common import Context
 from .evaluate import Evaluation, evaluation
@@ -28,7 +29,7 @@ def draw(context: Context, found: Evaluation) -> None:
     rows = [
         {"objective": recipe.objective, "threshold": t, "n": recipe.info[f"n_{t:g}"], "ratio": recipe.info["ratio"]}
         for recipe in found.recipes
-        for t in figures.THRESHOLDS
+        for t in THRESHOLDS
     ]
     counts = pd.DataFrame(rows)
     run.figure("feature_counts", figures.feature_counts(counts, text), counts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from ..config import Config, DatasetConfig, as_dict
 from ..data import datasets
@@ -46,7 +47,10 @@ def main(context: Context) -> None:
 
 def training_counts(dataset: str, genes: Sequence[str]) -> np.ndarray:
     """Return the training cells' counts over a model's genes, uint16 (N, G)."""
-    adata = datasets.load(DatasetConfig(name=dataset))
+    return _counts_over(datasets.load(DatasetConfig(name=dataset)), genes)
+
+
+def _counts_over(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
     return np.asarray(align(adata.var_names, genes).apply(adata.X).toarray().astype(np.uint16))
 
 
@@ -88,7 +92,7 @@ def trained(context: Context) -> Artefact:
         embedded = datasets.pbmc68k_reduced()
         required = [gene for gene in embedded.var_names if gene in set(gene_list())]
         panel = build_panel(adata, required, size=config.panel_size)
-        counts = training_counts(config.dataset, panel)
+        counts = _counts_over(adata, panel)
         arch = ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD))
         model = AidoCell(arch, panel)
         with progress() as bar:
