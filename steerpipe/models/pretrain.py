@@ -1,18 +1,18 @@
 """Read-depth-aware masked-gene pretraining, the way `mini` was made.
 
-Each cell is thinned (binomial) and the model predicts the full-depth log1p(CP10K) at masked *and* at visible genes;
-the depth tokens tell it how deep the input is and how deep the answer should be. Some cells also lose genes, as a
-dataset with a smaller panel would. Masked genes are drawn without a look at their values, so that the masked
-prediction is unbiased. Cost: memory N * G * 2 bytes for the counts; about 0.5 s a step of 16 cells at 226 tokens
-(2 cores, width 128).
+Each cell is thinned (binomial) to a target depth and again to an input depth; the model predicts the target's
+log1p(CP10K) at masked *and* at visible genes, and the depth tokens tell it both depths. Some cells also lose genes, as a
+dataset with a smaller panel would. Masked genes are drawn without a look at their values, so that the masked prediction
+is unbiased; there a teacher's expectation stands in for most of the count (teacher.py). Cost: memory N * G * 2 bytes for
+the counts; about 0.5 s a step of 16 cells at 226 tokens (2 cores, width 128).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,93 +24,24 @@ from torch.nn import functional as F
 from ..device import mixed_precision
 from ..errors import SteerError
 from .aido_cell import AidoCell
-from .preprocess import MASK
-from .recipe import Recipe
+from .recipe import Recipe, cosine
+from .teacher import MaskedAutoencoder, train_teacher
+from .thinning import Batch, ThinnedCells, log_cp10k
 
 N_COMPONENTS = 48
 GUIDE_LAYER = 2
 GUIDE_WEIGHT = 2.0
 
 
-class Batch(NamedTuple):
-    """One training step's input: all (B, S) or (B, n) with n the genes of the context."""
-
-    values: Tensor
-    positions: Tensor
-    target: Tensor
-    masked: Tensor
-    present: Tensor
-
-
-class ThinnedCells:
-    """Draws training batches from full-depth counts.
-
-    Parameters
-    ----------
-    counts : uint16 (N, G)
-    panels : smaller gene panels, bool (G,) each, that some cells are seen through
-    """
-
-    def __init__(self, counts: np.ndarray, recipe: Recipe, panels: Sequence[np.ndarray] = ()) -> None:
-        self.counts, self.recipe, self.panels = counts, recipe, list(panels)
-
-    def draw(self, rng: np.random.Generator, cells: np.ndarray, context: int | None = None, *, full: bool = False) -> Batch:
-        """Thin, mask and assemble the contexts of the given cells."""
-        N, G = len(cells), self.counts.shape[1]
-        n = G if full else min(context or self.recipe.context, G)
-        present = np.stack([self._present(rng, G) for _ in range(N)])
-        deep = self.counts[cells].astype(np.int64) * present
-        deep_total = np.maximum(deep.sum(1), 1)
-        rate = np.maximum(10 ** rng.uniform(math.log10(self.recipe.min_rate), 0, N), np.minimum(1, 40 / deep_total))
-        thin = np.zeros_like(deep)
-        some = deep > 0
-        thin[some] = rng.binomial(deep[some], np.broadcast_to(rate[:, None], deep.shape)[some])
-        thin_total = np.maximum(thin.sum(1), 1)
-
-        order = rng.random((N, G))
-        masked_share = 0.0 if rng.random() < 0.2 else rng.uniform(0.05, self.recipe.max_masked)
-        masks = np.zeros((N, G), bool)
-        first = np.argsort(np.where(present, order, 2.0), axis=1)[:, : int(masked_share * n)]
-        np.put_along_axis(masks, first, True, axis=1)
-        masks &= present
-        # masked genes first, then every expressed gene, then zeros at random up to the context's length
-        keys = order - 4.0 * masks - 2.0 * (thin > 0)
-        chosen = np.sort(np.argpartition(keys, n - 1, axis=1)[:, :n], axis=1)
-
-        def take(x: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(x, chosen, axis=1)
-
-        masks = take(masks)
-        values = np.log1p(take(thin) / thin_total[:, None] * 1e4)
-        values[masks] = MASK
-        depth = np.log10(np.stack([deep_total, thin_total], axis=1))
-        last = np.broadcast_to(np.array([G, G + 1]), (N, 2))
-        return Batch(
-            torch.from_numpy(np.concatenate([values, depth], axis=1).astype(np.float32)),
-            torch.from_numpy(np.concatenate([chosen, last], axis=1)),
-            torch.from_numpy(np.log1p(take(deep) / deep_total[:, None] * 1e4).astype(np.float32)),
-            torch.from_numpy(masks),
-            torch.from_numpy(take(present)),
-        )
-
-    def _present(self, rng: np.random.Generator, G: int) -> np.ndarray:
-        if rng.random() >= self.recipe.small_panel:
-            return np.ones(G, bool)
-        if self.panels and rng.random() < 0.6:
-            return self.panels[rng.integers(len(self.panels))]
-        return rng.random(G) < rng.uniform(0.3, 0.9)
-
-
 def gene_weights(counts: np.ndarray) -> Tensor:
     """Return float32 (G,) loss weights, 1 / standard deviation of log1p CP10K, mean 1: rare markers count too."""
-    total = np.maximum(counts.sum(1, keepdims=True), 1)
-    sd = np.log1p(counts / total * 1e4).std(0)
+    sd = log_cp10k(counts).std(0)
     weight = 1 / (sd + 0.1)
     return torch.from_numpy((weight / weight.mean()).astype(np.float32))
 
 
 def loss_of(model: AidoCell, batch: Batch, weights: Tensor, guide: Guide | None = None, scores: Tensor | None = None) -> Tensor:
-    """Weighted squared error of predicted log1p CP10K, averaged over masked and over visible genes, then summed.
+    """Squared error of predicted log1p CP10K, averaged over masked and (weighted) over visible genes, then summed.
 
     With a guide, every token's stream after block GUIDE_LAYER must also tell the cell's principal component scores
     (B, n): that teaches the lower blocks to gather the cell's state many times sooner than the genes' noise does.
@@ -120,9 +51,10 @@ def loss_of(model: AidoCell, batch: Batch, weights: Tensor, guide: Guide | None 
         y = model.forward_from(GUIDE_LAYER, stream).expression
     assert y is not None
     n = batch.target.shape[1]
-    error = (y[:, :n].float() - batch.target).square() * weights[batch.positions[:, :n]]
+    error = (y[:, :n].float() - batch.target).square()
+    weighted = error * weights[batch.positions[:, :n]]
     seen = ~batch.masked & batch.present
-    terms = [error[which].mean() for which in (batch.masked, seen) if bool(which.any())]
+    terms = [e[which].mean() for e, which in ((error, batch.masked), (weighted, seen)) if bool(which.any())]
     if guide is not None and scores is not None:
         terms.append(GUIDE_WEIGHT * guide(stream, scores))
     return torch.stack(terms).sum()
@@ -146,7 +78,11 @@ class Guide(nn.Module):
 
 
 def masked_score(model: AidoCell, data: ThinnedCells, cells: np.ndarray, mean: Tensor) -> float:
-    """Masked squared error over that of the training gene means (1 = as bad as the mean), on held-out cells."""
+    """Masked squared error over that of the training gene means (1 = as bad as the mean), on held-out cells.
+
+    The target is each cell at its full depth, as the means are.
+    """
+    data = ThinnedCells(data.counts, replace(data.recipe, full_depth=1.0), data.panels)
     rng = np.random.default_rng(10_000)
     error, base = 0.0, 0.0
     with torch.no_grad():
@@ -199,6 +135,7 @@ def pretrain(
     plain = [p for p in everything if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+    data.teacher = _teacher(data, train, recipe, folder / "teacher.pt")
     first = 0
     recent: list[float] = []
     curve: list[dict[str, float]] = []
@@ -217,7 +154,7 @@ def pretrain(
         long = full or step % 8 == 7
         cells = rng.choice(train, recipe.full_batch_size if long else recipe.batch_size, replace=False)
         for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * learning_rate(step, recipe.steps)
+            group["lr"] = recipe.lr * cosine(step, recipe.steps, warmup=300)
         batch = data.draw(rng, cells, recipe.long_context if long else None, full=full)
         loss = loss_of(model, batch, weights, guide, scores[cells])
         optimiser.zero_grad(set_to_none=True)
@@ -244,15 +181,6 @@ def pretrain(
             if minutes is not None and time.monotonic() - clock > 60 * minutes and step + 1 < recipe.steps:
                 raise SteerError(f"stopped after {step + 1} of {recipe.steps} steps; the same command resumes.")
     return model.eval().requires_grad_(False)
-
-
-def learning_rate(step: int, steps: int, *, warmup: int = 300, floor: float = 0.02) -> float:
-    """Return the share of the peak rate: linear warm-up, then a cosine down to `floor`."""
-    warmup = min(warmup, max(1, steps // 10))
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def initialise(model: AidoCell, seed: int, components: Components | None = None) -> AidoCell:
@@ -292,8 +220,7 @@ class Components(NamedTuple):
 
 def principal_components(counts: np.ndarray, n: int = N_COMPONENTS) -> Components:
     """Return the first n principal components of counts (N, G); rare genes are kept from dominating by sd + 0.1."""
-    total = np.maximum(counts.sum(1, keepdims=True), 1)
-    values = np.log1p(counts / total * 1e4).astype(np.float32)
+    values = log_cp10k(counts)
     mean = values.mean(0)
     scores, spread, axes = np.linalg.svd((values - mean) / (values.std(0) + 0.1), full_matrices=False)
     scores, spread, loadings = scores[:, :n] * spread[:n], spread[:n], axes[:n].T * np.sqrt(spread[:n])
@@ -301,7 +228,20 @@ def principal_components(counts: np.ndarray, n: int = N_COMPONENTS) -> Component
     return Components(*(part.astype(np.float32) for part in parts))
 
 
-def _save(path: Path, state: dict[str, object]) -> None:
+def _teacher(data: ThinnedCells, train: np.ndarray, recipe: Recipe, path: Path) -> MaskedAutoencoder | None:
+    """Return the teacher, trained now or by the run that this one resumes; None where the recipe gives it no weight."""
+    if recipe.teacher_weight == 0:
+        return None
+    if path.is_file():
+        teacher = MaskedAutoencoder(data.counts.shape[1])
+        teacher.load_state_dict(torch.load(path, weights_only=True))
+        return teacher.eval().requires_grad_(False)
+    teacher = train_teacher(data, train, recipe)
+    _save(path, teacher.state_dict())
+    return teacher
+
+
+def _save(path: Path, state: Mapping[str, object]) -> None:
     beside = path.with_suffix(".tmp")
     torch.save(state, beside)
     beside.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import SteerError
@@ -11,9 +12,9 @@ from ..errors import SteerError
 class Recipe:
     """How to pretrain."""
 
-    steps: int = 4500
+    steps: int = 7000
     """optimiser steps"""
-    full_steps: int = 150
+    full_steps: int = 250
     """how many of them, at the end, see every gene of the panel instead of a context"""
     context: int = 224
     """genes in a training context"""
@@ -30,6 +31,14 @@ class Recipe:
     """the masked share of a context is uniform between 0 and this"""
     min_rate: float = 0.1
     """a cell is thinned to a share of its counts that is log-uniform between this and 1"""
+    full_depth: float = 0.5
+    """share of cells whose target is not thinned"""
+    same_depth: float = 0.4
+    """share of cells whose input is as deep as the target"""
+    teacher_steps: int = 2000
+    """steps of the network that lends its predictions as targets at masked genes"""
+    teacher_weight: float = 0.9
+    """weight of its prediction in those targets; the rest is the count itself"""
     small_panel: float = 0.35
     """share of cells that are seen through a smaller gene panel"""
     seed: int = 0
@@ -37,3 +46,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.full_steps <= self.steps:
             raise SteerError(f"pretrain.full_steps={self.full_steps} must lie between 0 and pretrain.steps={self.steps}.")
+
+
+def cosine(step: int, steps: int, *, warmup: int, floor: float = 0.02) -> float:
+    """Return the share of the peak learning rate: linear warm-up, then a cosine down to `floor`."""
+    warmup = min(warmup, max(1, steps // 10))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))

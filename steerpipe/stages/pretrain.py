@@ -26,7 +26,7 @@ from .common import Context
 from .extract import load_cells
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 MINI_FOLD = 4.0
 """`mini` is asked for a profile four times deeper than the cell: the middle of what it was trained on."""
 
@@ -105,6 +105,7 @@ def trained(context: Context) -> Artefact:
             small = align(embedded.var_names, panel).valid
             pretrain(model, counts, config, folder, panels=[small], minutes=minutes, report=report)
         save_model(model, folder)
-        (folder / "checkpoint.pt").unlink()
+        for name in ("checkpoint.pt", "teacher.pt"):
+            (folder / name).unlink(missing_ok=True)
 
     return context.store.get("pretrain", version=VERSION, config=settings, build=build)

@@ -10,8 +10,10 @@ from steerpipe.errors import SteerError
 from steerpipe.models import pretrain as module
 from steerpipe.models.aido_cell import AidoCell, ArchConfig
 from steerpipe.models.preprocess import MASK, DepthRule
-from steerpipe.models.pretrain import ThinnedCells, gene_weights, masked_score, pretrain, principal_components
+from steerpipe.models.pretrain import gene_weights, masked_score, pretrain, principal_components
 from steerpipe.models.recipe import Recipe
+from steerpipe.models.teacher import train_teacher
+from steerpipe.models.thinning import ThinnedCells, log_cp10k
 
 G = 40
 
@@ -28,7 +30,7 @@ def counts():
 
 
 def recipe(**changes):
-    sizes = {"context": 24, "long_context": 30, "batch_size": 16, "full_batch_size": 8, "lr": 5e-3}
+    sizes = {"context": 24, "long_context": 30, "batch_size": 16, "full_batch_size": 8, "lr": 5e-3, "teacher_steps": 200}
     return Recipe(**{"steps": 200, "full_steps": 10, **sizes, **changes})
 
 
@@ -38,7 +40,9 @@ def fresh():
 
 
 def test_a_batch_is_thinned_in_and_full_depth_out(counts):
-    batch = ThinnedCells(counts, recipe(small_panel=0.0)).draw(np.random.default_rng(3), np.arange(32))
+    batch = ThinnedCells(counts, recipe(small_panel=0.0, full_depth=1.0, same_depth=0.2)).draw(
+        np.random.default_rng(3), np.arange(32)
+    )
     assert batch.values.shape == (32, 26)
     assert batch.target.shape == batch.masked.shape == (32, 24)
     assert (batch.positions[:, -2:] == torch.tensor([G, G + 1])).all()
@@ -54,6 +58,53 @@ def test_a_batch_is_thinned_in_and_full_depth_out(counts):
     assert batch.target[i, j] == pytest.approx(np.log1p(counts[i, gene] / counts[i].sum() * 1e4), rel=1e-5)
 
 
+def test_targets_are_thinned_too_and_inputs_from_them(counts):
+    data = ThinnedCells(counts, recipe(small_panel=0.0, full_depth=0.5, same_depth=0.25, min_rate=0.3))
+    deep, thin, present = data.sample(np.random.default_rng(0), np.arange(400))
+    assert present.all()
+    assert (deep <= counts).all()
+    assert (thin <= deep).all()
+    whole, same = (deep == counts).all(1), (thin == deep).all(1)
+    assert 0.4 < whole.mean() < 0.6
+    assert 0.2 < same.mean() < 0.35
+    assert abs(same[whole].mean() - same[~whole].mean()) < 0.15
+    # a thinned cell keeps its profile in expectation
+    assert np.abs(deep[~whole].mean(0) / deep[~whole].mean() - counts[~whole].mean(0) / counts[~whole].mean()).max() < 0.15
+
+
+def test_a_teacher_stands_in_for_the_counts_at_masked_genes_only(counts):
+    settings = recipe(small_panel=0.0, max_masked=0.5, teacher_weight=0.75)
+
+    def teacher(values, visible, depth):
+        assert (values >= 0).all()
+        assert depth.shape == (16, 2)
+        torch.testing.assert_close(depth[:, 0], depth[:, 1])
+        return 100 + visible  # tells whether the gene that it speaks of was hidden from it
+
+    for step in range(5):
+        plain = ThinnedCells(counts, settings).draw(np.random.default_rng(step), np.arange(16))
+        taught = ThinnedCells(counts, settings, teacher=teacher).draw(np.random.default_rng(step), np.arange(16))
+        assert torch.equal(plain.values, taught.values)
+        masked = plain.masked
+        torch.testing.assert_close(taught.target[masked], 0.75 * 100 + 0.25 * plain.target[masked])
+        torch.testing.assert_close(taught.target[~masked], plain.target[~masked])
+
+
+def test_the_teacher_knows_more_than_the_gene_means_and_is_reproducible(counts):
+    settings = recipe(small_panel=0.0, teacher_steps=300)
+    cells = np.arange(300)
+    teacher = train_teacher(ThinnedCells(counts, settings), cells, settings)
+    state = np.random.default_rng(0)
+    hidden = state.random((100, G)) < 0.3
+    values, depth = log_cp10k(counts[300:]), np.log10(counts[300:].sum(1, keepdims=True)).repeat(2, 1).astype(np.float32)
+    y = teacher(*map(torch.from_numpy, (values, (~hidden).astype(np.float32), depth))).numpy()
+    error, base = np.square(y - values)[hidden].mean(), np.square(values - log_cp10k(counts[:300]).mean(0))[hidden].mean()
+    assert error < 0.8 * base
+    torch.manual_seed(99)
+    again = train_teacher(ThinnedCells(counts, settings), cells, settings)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 def test_masked_genes_are_drawn_without_a_look_at_their_values(counts):
     data, rng = ThinnedCells(counts, recipe(small_panel=0.0, max_masked=0.4)), np.random.default_rng(0)
     hidden = np.zeros(G)
@@ -66,7 +117,7 @@ def test_masked_genes_are_drawn_without_a_look_at_their_values(counts):
 
 def test_genes_that_a_smaller_panel_lacks_are_zero_and_out_of_the_total(counts):
     panel = np.arange(G) < 20
-    data = ThinnedCells(counts, recipe(small_panel=1.0), [panel])
+    data = ThinnedCells(counts, recipe(small_panel=1.0, full_depth=1.0), [panel])
     data._present = lambda rng, n: panel
     batch = data.draw(np.random.default_rng(1), np.arange(8), full=True)
     assert (batch.values[:, 20:-2] == 0).all()
