@@ -104,10 +104,11 @@ class ThinnedCells:
 
     def _rates(self, rng: np.random.Generator, counts: np.ndarray, whole: float) -> np.ndarray:
         """Return (N,) thinning rates: 1 for a share `whole` of the cells, else log-uniform from min_rate."""
-        rate = 10 ** rng.uniform(math.log10(self.recipe.min_rate), 0, len(counts))
+        rate: np.ndarray = 10 ** rng.uniform(math.log10(self.recipe.min_rate), 0, len(counts))
         rate[rng.random(len(counts)) < whole] = 1.0
         enough: np.ndarray = np.minimum(1, MIN_COUNTS / np.maximum(counts.sum(1), 1))
-        return np.maximum(rate, enough)
+        rate = np.maximum(rate, enough)
+        return rate
 
     def _present(self, rng: np.random.Generator, G: int) -> np.ndarray:
         if rng.random() >= self.recipe.small_panel:
