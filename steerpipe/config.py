@@ -41,6 +41,16 @@ class ModelConfig:
     """the layer that `layer=steering` stands for, 0-based"""
     batch_size: int = 8
     """cells that run through the model at once; memory grows with it"""
+    tokens: str = "all"
+    """all genes, as trained; expressed: a cell's expressed genes alone, an approximation (`steer check-approximation`)"""
+    depth_target: float | None = None
+    """total count that predictions are asked for; null is the model's own rule"""
+    source_cells: int | None = None
+    """source cells of a contrast at the most: their whole streams are kept, (G + 2) * D * 4 bytes each"""
+
+    def __post_init__(self) -> None:
+        _one_of("model.tokens", self.tokens, ("all", "expressed"))
+        _positive("model", self, "steering_layer", "batch_size", "depth_target", "source_cells")
 
 
 @dataclass
@@ -60,12 +70,15 @@ class DatasetConfig:
     groups: dict[str, list[str]] = field(default_factory=dict)
     """names for sets of labels, for use in `contrast`"""
     aliases: bool = True
-    """match genes through the alias map too"""
+    """match genes through the alias map and by Ensembl id too"""
+    duplicates: str = "sum"
+    """several columns of one gene: sum, or refuse"""
     max_cells: int | None = None
     """keep at most so many cells, drawn at random with seed 0"""
 
     def __post_init__(self) -> None:
         _positive("dataset", self, "max_cells")
+        _one_of("dataset.duplicates", self.duplicates, ("sum", "refuse"))
         if self.name == "h5ad" and self.path is None:
             raise SteerError("dataset.path is needed: add dataset.path=my.h5ad dataset.label=cell_type to the command.")
 
@@ -82,14 +95,34 @@ class LayerConfig:
 class ExtractConfig:
     """How activations are stored (group `extract`)."""
 
+    tokens: str = "auto"
+    """gene tokens of a cell that are stored: valid (all that the dataset has), expressed, sample (n_tokens valid ones), or
+    auto: valid where max_bytes holds it, else a sample"""
+    n_tokens: int = 512
+    """for sample: tokens of a cell"""
+    max_bytes: float = 20e9
+    """for auto: disk that the stored tokens may take"""
+    seed: int = 0
+    """of the sample"""
+    layers: list[int] = field(default_factory=list)
+    """further layers stored in the same pass; a later run at one of them reuses it"""
     dtype: str = "float16"
-    """float16 (bfloat16 range is checked) or float32"""
+    """float16 (a shard beyond its range keeps float32), bfloat16 or float32"""
     shard_tokens: int = 131_072
     """gene tokens in a shard file"""
+    parts: int = 1
+    """processes or machines that share the work: part=0,1,... of so many, then the same command without part joins them"""
+    part: int | None = None
+    """which of them this is"""
+    plan: bool = False
+    """print what extraction would cost, and stop"""
 
     def __post_init__(self) -> None:
-        _one_of("extract.dtype", self.dtype, ("float16", "float32"))
-        _positive("extract", self, "shard_tokens")
+        _one_of("extract.dtype", self.dtype, ("float16", "bfloat16", "float32"))
+        _one_of("extract.tokens", self.tokens, ("auto", "valid", "expressed", "sample"))
+        _positive("extract", self, "shard_tokens", "n_tokens", "max_bytes", "parts")
+        if self.part is not None and not 0 <= self.part < self.parts:
+            raise SteerError(f"extract.part={self.part} must lie between 0 and extract.parts-1={self.parts - 1}.")
 
 
 @dataclass
@@ -241,12 +274,14 @@ class Config:
     evaluate: EvaluateConfig
     pretrain: PretrainConfig
     seed: int = 0
+    activations: str = "stored"
     device: str = "auto"
     threads: int | None = None
     reuse: str = "auto"
     outputs: str = "outputs"
 
     def __post_init__(self) -> None:
+        _one_of("activations", self.activations, ("stored", "online"))
         _one_of("reuse", self.reuse, ("auto", "never", "only"))
         _one_of("device", self.device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
 

@@ -90,6 +90,18 @@ class Store:
         self.used.append(artefact)
         return artefact
 
+    def shared(self, stage: str, *, version: int, config: dict[str, Any], inputs: Sequence[str] = ()) -> Path | None:
+        """Return the folder in which several processes build pieces of one artefact; None when it is there already.
+
+        They must write different files, each under its own name by a rename; `get` then resumes from them and publishes.
+        """
+        path = self.root / stage / content_key(stage, version, config, list(inputs))
+        if (path / "artefact.json").is_file():
+            return None
+        partial = path.with_name(f"{path.name}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        return partial
+
     def _reuse(self, stage: str, key: str, path: Path) -> Artefact | None:
         record = path / "artefact.json"
         if self.reuse == "never" or not record.is_file():

@@ -72,7 +72,7 @@ def test_bare_numbers(typed, given):
         ("device=tpu", "Allowed: auto, cpu, cuda, mps"),
         ("evaluate.objectives=[latent,other]", "unknown evaluate.objectives 'other'"),
         ("pretrain.full_steps=9999", "must lie between 0 and pretrain.steps"),
-        ("extract.dtype=int8", "Allowed: float16, float32"),
+        ("extract.dtype=int8", "Allowed: float16, bfloat16, float32"),
     ],
 )
 def test_values_that_are_not_allowed(override, message):

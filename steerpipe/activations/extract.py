@@ -1,101 +1,208 @@
-"""Run a model over a dataset: gene-token streams to shards, cell embeddings and predicted expression to arrays.
+"""Run a model's lower blocks over cells: gene-token streams to shards, or straight into training.
 
-Cost with G genes, G_valid of them in the dataset: memory of one batch whatever the number of cells; disk
-N * G_valid * D * 2 bytes (float16) for the streams and N * (G_valid + 2 D) * 4 bytes for the rest.
+Nothing above the highest layer is run. Cost: memory of one shard and one batch whatever the number of cells; disk
+N * tokens * D * 2 bytes a layer in float16 (`steer extract --plan` prints it).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 
 from ..device import mixed_precision
 from ..models.aido_cell import AidoCell
 from ..models.preprocess import model_input
 from ..progress import track
-from .shards import write_shard
+from .shards import layer_folder, save_array, write_index, write_shard
+from .tokens import TokenPolicy, TokenSource
 
-ARRAYS = ("layer", "final", "expression")
+
+class Counts(Protocol):
+    """Raw counts (N, G) in a model's gene order, read by rows: a CSR matrix, or data.cells.CellSource."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix: ...
 
 
 def extract(
     model: AidoCell,
-    counts: sp.csr_matrix,
+    counts: Counts,
     valid: np.ndarray,
-    layer: int,
+    layers: Sequence[int],
     folder: Path,
     *,
+    policy: TokenPolicy = TokenPolicy(),
     dtype: str = "float16",
     shard_tokens: int = 131_072,
     batch_size: int = 8,
-) -> None:
-    """Store one layer's activations of every cell; a killed run resumes at the shard.
+    subset: bool = False,
+    part: tuple[int, int] = (0, 1),
+) -> bool:
+    """Store the activations of every cell at some layers, in one pass; a killed run resumes at the shard.
 
     Parameters
     ----------
     counts : raw counts (N, G) in the model's gene order
     valid : int64 (G_valid,), the gene positions that the dataset has: the only tokens that are stored
-    layer : 0-based block whose output is stored
-    folder : gets index.json, streams_*.npy (cells, G_valid, D), and layer.npy (N, D) = mean stream over valid genes,
-        final.npy (N, D) = the same after the final LayerNorm, expression.npy (N, G_valid) = predicted log1p CP10K
+    layers : 0-based blocks whose output is stored
+    folder : gets index.json, offsets.npy, tokens_*.npy (int32 column among the valid genes of each token, where the
+        policy drops some), and for every layer layer_NN/streams_*.npy (n_tokens, D) and mean.npy (N, D), the mean
+        stream over valid genes
+    subset : run each cell on its expressed genes alone, an approximation (the model was trained on all genes)
+    part : (i, n): of the shards, only every n-th from i, as one of n processes; the last one to look joins them
+
+    Returns
+    -------
+    bool
+        whether every shard is there, and the index written
     """
-    device = next(model.parameters()).device
-    per_shard = max(1, shard_tokens // len(valid))
+    per_shard = max(1, shard_tokens // policy.most(len(valid)))
     starts = range(0, counts.shape[0], per_shard)
-    read = torch.from_numpy(valid).to(device)
-    for number, start in enumerate(track(starts, "extract", len(starts))):
-        if (folder / f"part_{number:05d}.npz").is_file():
-            continue
-        cells = range(start, min(start + per_shard, counts.shape[0]))
-        streams = np.empty((len(cells), len(valid), model.arch.hidden_size), np.float32)
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
-        done = 0
-        for stream in full_streams(model, counts[cells.start : cells.stop], layer, batch_size=batch_size):
-            with torch.no_grad(), mixed_precision(device):
-                output = model.forward_from(layer, stream, read)
-            kept = stream[:, read].float()
-            streams[done : done + len(kept)] = kept.cpu().numpy()
-            done += len(kept)
-            parts["layer"].append(kept.mean(dim=1).cpu().numpy())
-            parts["final"].append(output.final.float().mean(dim=1).cpu().numpy())
-            if output.expression is not None:
-                parts["expression"].append(output.expression.float().cpu().numpy())
-        write_shard(folder, number, streams, dtype)
-        beside = folder / f"part_{number:05d}.tmp.npz"
-        arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in parts.items() if rows}
-        np.savez(beside, **arrays)
-        beside.rename(folder / f"part_{number:05d}.npz")  # last: it marks the shard as whole
-    _join(folder, len(starts))
-    index = {
-        "layer": layer,
-        "n_cells": counts.shape[0],
-        "n_genes": len(valid),
-        "width": model.arch.hidden_size,
-        "cells_per_shard": per_shard,
-        "tokens": "valid",
-    }
-    (folder / "index.json").write_text(json.dumps(index, indent=1))
+    mine = [number for number in range(len(starts)) if number % part[1] == part[0]]
+    for layer in layers:
+        layer_folder(folder, layer).mkdir(exist_ok=True)
+    for number in track(mine, "extract", len(mine)):
+        if not (folder / f"part_{number:05d}.npz").is_file():
+            cells = range(starts[number], min(starts[number] + per_shard, counts.shape[0]))
+            _extract_shard(model, counts, cells, valid, layers, folder, number, policy, dtype, batch_size, subset)
+    files = sorted(folder.glob("part_?????.npz"))
+    done = len(files) == len(starts)
+    if done and part == (0, 1):
+        lengths = _join(folder, files, layers)
+        write_index(folder, list(layers), lengths, len(valid), per_shard, policy)
+        for file in files:
+            file.unlink()
+    return done
 
 
-def full_streams(model: AidoCell, counts: sp.csr_matrix, layer: int, *, batch_size: int) -> Iterator[torch.Tensor]:
-    """Yield the residual stream after block `layer`, (B, S, D) with every token, batch by batch."""
-    device = next(model.parameters()).device
+def _extract_shard(
+    model: AidoCell,
+    counts: Counts,
+    cells: range,
+    valid: np.ndarray,
+    layers: Sequence[int],
+    folder: Path,
+    number: int,
+    policy: TokenPolicy,
+    dtype: str,
+    batch_size: int,
+    subset: bool,
+) -> None:
+    rows = counts[cells.start : cells.stop]
+    kept: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
+    means: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
+    columns: list[np.ndarray] = []
+    steps = cell_streams(model, rows, valid, layers, batch_size=batch_size, subset=subset)
+    for at, (there, streams) in enumerate(steps):
+        wanted = policy.columns(cells.start + at, rows[at, valid].toarray()[0])
+        where = np.searchsorted(there, wanted)  # with a subset only expressed genes have a stream
+        for layer, stream in streams.items():
+            kept[layer].append(stream[where].cpu().numpy())
+            means[layer].append(stream.mean(0).cpu().numpy())
+        columns.append(wanted)
+    for layer in layers:
+        write_shard(layer_folder(folder, layer), number, np.concatenate(kept[layer]), dtype)
+    if policy.kind != "valid":
+        save_array(folder / f"tokens_{number:05d}.npy", np.concatenate(columns).astype(np.int32))
+    beside = folder / f"part_{number:05d}.tmp.npz"
+    arrays: dict[str, Any] = {f"mean_{layer}": np.stack(rows) for layer, rows in means.items()}
+    np.savez(beside, lengths=np.array([len(c) for c in columns]), **arrays)
+    beside.replace(folder / f"part_{number:05d}.npz")  # last: it marks the shard as whole
+
+
+def cell_streams(
+    model: AidoCell, counts: sp.csr_matrix, valid: np.ndarray, layers: Sequence[int], *, batch_size: int, subset: bool = False
+) -> Iterator[tuple[np.ndarray, dict[int, Tensor]]]:
+    """Yield, cell by cell, (columns of `valid` that ran (n,), {layer: float32 stream (n, D) of those})."""
+    if subset:
+        for i in range(counts.shape[0]):
+            there, streams = expressed_streams(model, counts[i : i + 1], valid, layers)
+            yield there, {layer: stream[0, :-2].float() for layer, stream in streams.items()}
+        return
+    read = torch.from_numpy(valid).to(_device(model))
+    for batch in full_streams(model, counts, layers, batch_size=batch_size):
+        gene_streams = {layer: stream[:, read].float() for layer, stream in batch.items()}
+        for i in range(len(next(iter(batch.values())))):
+            yield np.arange(len(valid)), {layer: stream[i] for layer, stream in gene_streams.items()}
+
+
+def full_streams(
+    model: AidoCell, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int
+) -> Iterator[dict[int, Tensor]]:
+    """Yield {layer: residual stream (B, S, D) with every token}, batch by batch."""
     for start in range(0, counts.shape[0], batch_size):
-        values = model_input(counts[start : start + batch_size], model.arch.depth).to(device)
-        with torch.no_grad(), mixed_precision(device):
-            yield model.stream(values, layer)
+        values = model_input(counts[start : start + batch_size], model.arch.depth).to(_device(model))
+        with torch.no_grad(), mixed_precision(values.device):
+            yield model.streams(values, layers)
 
 
-def _join(folder: Path, n_parts: int) -> None:
-    parts = [np.load(folder / f"part_{i:05d}.npz") for i in range(n_parts)]
-    for name in parts[0].files:
-        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
-    for i, part in enumerate(parts):
-        part.close()
-        (folder / f"part_{i:05d}.npz").unlink()
+def expressed_streams(
+    model: AidoCell, counts: sp.csr_matrix, valid: np.ndarray, layers: Sequence[int]
+) -> tuple[np.ndarray, dict[int, Tensor]]:
+    """Run one cell (1, G) on its expressed genes and the depth tokens alone, at their true positions: an approximation.
+
+    Returns
+    -------
+    (columns of `valid` that ran, {layer: (1, n + 2, D)})
+    """
+    device = _device(model)
+    there = np.flatnonzero(counts[0, valid].toarray()[0] > 0)
+    positions = torch.from_numpy(np.concatenate([valid[there], [model.n_genes, model.n_genes + 1]])).to(device)
+    values = model_input(counts, model.arch.depth).to(device)[:, positions]
+    with torch.no_grad(), mixed_precision(device):
+        return there, model.streams(values, layers, positions)
+
+
+class OnlineStreams(TokenSource):
+    """Activations that the model computes when they are asked for, and that no disk ever holds.
+
+    Every pass over the cells runs the lower blocks again: training on T tokens costs T / tokens-per-cell cell passes.
+    """
+
+    def __init__(
+        self,
+        model: AidoCell,
+        counts: Counts,
+        valid: np.ndarray,
+        layer: int,
+        policy: TokenPolicy,
+        *,
+        batch_size: int,
+        subset: bool = False,
+    ) -> None:
+        self.model, self.counts, self.valid, self.layer, self.policy = model, counts, valid, layer, policy
+        self.batch_size, self.subset = batch_size, subset
+        self.n_cells, self.n_genes, self.width = counts.shape[0], len(valid), model.arch.hidden_size
+
+    def cells(self, ids: np.ndarray) -> list[np.ndarray]:
+        order = np.sort(ids)  # a file is read forwards
+        rows = self.counts[order]
+        steps = cell_streams(self.model, rows, self.valid, [self.layer], batch_size=self.batch_size, subset=self.subset)
+        found = {}
+        for at, (there, streams) in enumerate(steps):
+            wanted = self.policy.columns(int(order[at]), rows[at, self.valid].toarray()[0])
+            found[int(order[at])] = streams[self.layer][np.searchsorted(there, wanted)].cpu().numpy()
+        return [found[int(i)] for i in ids]
+
+
+def _device(model: AidoCell) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _join(folder: Path, files: list[Path], layers: Sequence[int]) -> np.ndarray:
+    """Write each layer's mean.npy and return every cell's number of tokens (N,)."""
+    parts = []
+    for file in files:
+        with np.load(file) as part:
+            parts.append({name: part[name] for name in part.files})
+    for layer in layers:
+        save_array(layer_folder(folder, layer) / "mean.npy", np.concatenate([part[f"mean_{layer}"] for part in parts]))
+    return np.concatenate([part["lengths"] for part in parts])

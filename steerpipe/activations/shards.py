@@ -1,63 +1,82 @@
-"""Gene-token activations on disk: memory-mapped shards of whole cells, and the shuffled reader over them."""
+"""Gene-token activations on disk: flat memory-mapped shards of whole cells."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from .tokens import TokenPolicy, TokenSource
 
 FP16_MAX = 60_000.0
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+"""Bytes of a stored value; bfloat16, which numpy does not know, is stored as uint16."""
 
 
-def write_shard(folder: Path, number: int, streams: np.ndarray, dtype: str) -> None:
-    """Write the streams (cells, G_valid, D) of consecutive cells; values beyond float16's range keep float32."""
-    kind = np.float32 if dtype == "float32" or np.abs(streams).max() > FP16_MAX else np.float16
-    beside = folder / f"streams_{number:05d}.tmp.npy"
-    np.save(beside, streams.astype(kind))
-    beside.rename(folder / f"streams_{number:05d}.npy")
+def layer_folder(folder: Path, layer: int) -> Path:
+    """Return where a layer's shards are."""
+    return folder / f"layer_{layer:02d}"
 
 
-class Shards:
-    """Random access to the streams of whole cells.
+def write_shard(folder: Path, number: int, tokens: np.ndarray, dtype: str) -> None:
+    """Write the activations (n_tokens, D) of consecutive cells; values beyond float16's range keep float32."""
+    if dtype == "bfloat16":
+        stored = torch.from_numpy(tokens).bfloat16().view(torch.uint16).numpy()
+    else:
+        wide = dtype == "float32" or (tokens.size > 0 and np.abs(tokens).max() > FP16_MAX)
+        stored = tokens.astype(np.float32 if wide else np.float16)
+    save_array(folder / f"streams_{number:05d}.npy", stored)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file beside, then rename it."""
+    beside = path.with_suffix(f".{os.getpid()}.tmp.npy")
+    np.save(beside, array)
+    beside.replace(path)
+
+
+def write_index(
+    folder: Path, layers: list[int], lengths: np.ndarray, n_genes: int, per_shard: int, policy: TokenPolicy
+) -> None:
+    """Write what a reader needs to know: the shape, and where each cell's tokens start."""
+    save_array(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    index = {"layers": layers, "n_genes": n_genes, "cells_per_shard": per_shard, "policy": asdict(policy)}
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+
+
+class Shards(TokenSource):
+    """The stored activations of one layer.
 
     Parameters
     ----------
-    folder : has index.json (`cells_per_shard`, `n_cells`, `n_genes`, `width`) and streams_*.npy
+    folder : has index.json, offsets.npy (N + 1,) and layer_NN/streams_*.npy
+    layer : one of the stored layers
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, layer: int) -> None:
         index = json.loads((folder / "index.json").read_text())
-        self.n_cells, self.n_genes, self.width = index["n_cells"], index["n_genes"], index["width"]
+        self.n_genes, self.policy = index["n_genes"], TokenPolicy(**index["policy"])
         self._per_shard = index["cells_per_shard"]
-        self._maps = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("streams_*.npy"))]
+        self._offsets = np.load(folder / "offsets.npy")
+        self.n_cells = len(self._offsets) - 1
+        self._maps = [np.load(path, mmap_mode="r") for path in sorted(layer_folder(folder, layer).glob("streams_*.npy"))]
+        self.width = self._maps[0].shape[1]
 
     def cell(self, i: int) -> np.ndarray:
-        """Return the streams of cell i, float (G_valid, D), read from disk."""
-        return np.asarray(self._maps[i // self._per_shard][i % self._per_shard], dtype=np.float32)
+        """Return the activations of cell i, float32 (n_tokens, D), read from disk."""
+        shard = i // self._per_shard
+        start, stop = self._offsets[[i, i + 1]] - self._offsets[shard * self._per_shard]
+        stored = np.array(self._maps[shard][start:stop])
+        if stored.dtype == np.uint16:
+            return torch.from_numpy(stored).view(torch.bfloat16).float().numpy()
+        return stored.astype(np.float32)
 
-    def batches(
-        self, cells: np.ndarray, batch_size: int, *, seed: int | tuple[int, ...] | None = None, cells_at_once: int = 64
-    ) -> Iterator[Tensor]:
-        """Yield float32 (batch_size, D) token batches of one pass over the cells, the rest of the pass dropped.
+    def cells(self, ids: np.ndarray) -> list[np.ndarray]:
+        return [self.cell(int(i)) for i in ids]
 
-        With a seed the cells are shuffled, and their tokens within groups of `cells_at_once`; the memory is that of
-        one group: cells_at_once * G_valid * D * 4 bytes, twice. Without a seed the order is that of `cells` and the
-        last batch may be short.
-        """
-        rng = None if seed is None else np.random.default_rng(seed)
-        order = cells if rng is None else rng.permutation(cells)
-        left = np.empty((0, self.width), np.float32)
-        for start in range(0, len(order), cells_at_once):
-            block = np.concatenate([left, *(self.cell(int(i)) for i in order[start : start + cells_at_once])])
-            if rng is not None:
-                block = block[rng.permutation(len(block))]
-            whole = len(block) // batch_size * batch_size
-            for at in range(0, whole, batch_size):
-                yield torch.from_numpy(block[at : at + batch_size])
-            left = block[whole:]
-        if rng is None and len(left):
-            yield torch.from_numpy(left)
+    def n_tokens(self, ids: np.ndarray) -> int:
+        return int((self._offsets[ids + 1] - self._offsets[ids]).sum())

@@ -43,10 +43,12 @@ def add(task: Callable[[DictConfig], None]) -> None:
             str | None, _option("--info", "-i", help="all|config|defaults|defaults-tree|plugins|searchpath")
         ] = None,
         config_dir: Annotated[Path | None, _option("--config-dir", help="Your own config folder, searched as well.")] = None,
+        plan: Annotated[bool, typer.Option("--plan", help="Print what extraction would cost, and stop.")] = False,
     ) -> None:
         folder = None if config_dir is None else str(config_dir.resolve())
         flags = {"multirun": multirun, "cfg": cfg, "resolve": resolve, "info": info, "config-dir": folder}
-        forward(task, overrides or [], flags)
+        planned = ["extract.plan=true"] if plan else []
+        forward(tasks.extract if plan else task, [*(overrides or []), *planned], flags)
 
 
 for _task in tasks.TASKS:

@@ -20,7 +20,7 @@ GROUPS = {
     "evaluate": config.EvaluateConfig,
     "pretrain": config.PretrainConfig,
 }
-PLAIN = ("seed", "device", "threads", "reuse", "outputs")
+PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 
 
 def register() -> None:

@@ -27,9 +27,20 @@ class Split:
         """Every source cell, fit cells first."""
         return np.concatenate([self.source_fit, self.source_held])
 
+    @property
+    def target(self) -> np.ndarray:
+        """Every target cell, fit cells first."""
+        return np.concatenate([self.target_fit, self.target_held])
 
-def split_contrast(obs: pd.DataFrame, contrast: ContrastConfig, dataset: DatasetConfig) -> Split:
+
+def split_contrast(
+    obs: pd.DataFrame, contrast: ContrastConfig, dataset: DatasetConfig, *, max_source: int | None = None
+) -> Split:
     """Find the source and target cells and hold out a share of each, stratified by batch (else by label).
+
+    Parameters
+    ----------
+    max_source : keep so many source cells at the most, drawn with the contrast's seed
 
     Raises
     ------
@@ -56,6 +67,8 @@ def split_contrast(obs: pd.DataFrame, contrast: ContrastConfig, dataset: Dataset
             raise SteerError(
                 f"contrast.{name}={wanted} has {len(cells)} cells; at least {MIN_CELLS} are needed. There are: {counts}."
             )
+        if name == "source" and max_source is not None and len(cells) > max_source:
+            cells = np.sort(rng.choice(cells, max(MIN_CELLS, max_source), replace=False))
         parts += _hold_out(cells, strata.to_numpy()[cells], contrast.held_out, rng)
     return Split(*parts)
 

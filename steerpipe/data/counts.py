@@ -8,9 +8,11 @@ from anndata import AnnData
 
 from ..errors import SteerError
 
+CHUNK = 4096
+
 
 def check_counts(adata: AnnData, *, name: str = "the dataset", min_cells: int = 20) -> None:
-    """Refuse anything but a matrix of raw counts with enough cells.
+    """Refuse anything but a matrix of raw counts with enough cells; reads 4,096 cells at a time, from disk too.
 
     Raises
     ------
@@ -19,8 +21,17 @@ def check_counts(adata: AnnData, *, name: str = "the dataset", min_cells: int = 
     """
     if adata.n_obs < min_cells:
         raise SteerError(f"{name} has {adata.n_obs} cells; at least {min_cells} are needed.")
-    X = adata.X
-    values = X.data if sp.issparse(X) else np.asarray(X)
+    empty = 0
+    for start in range(0, adata.n_obs, CHUNK):
+        X = adata.X[start : start + CHUNK]
+        _check_values(X.data if sp.issparse(X) else np.asarray(X), name)
+        empty += int((np.asarray(X.sum(axis=1)).ravel() == 0).sum())
+    if empty:
+        msg = f"{name} has {empty} cells without a single count; drop them: scanpy.pp.filter_cells(adata, min_counts=1)."
+        raise SteerError(msg)
+
+
+def _check_values(values: np.ndarray, name: str) -> None:
     if not np.isfinite(values).all():
         raise SteerError(f"{name} holds NaN or infinite values; raw counts are needed in X.")
     if values.size and values.min() < 0:
@@ -31,10 +42,6 @@ def check_counts(adata: AnnData, *, name: str = "the dataset", min_cells: int = 
             f"{name} does not hold raw counts: X has fractional values such as {fraction[0]:g}. "
             "Put the counts in X, or name their layer with dataset.layer=counts."
         )
-        raise SteerError(msg)
-    empty = int((np.asarray(X.sum(axis=1)).ravel() == 0).sum())
-    if empty:
-        msg = f"{name} has {empty} cells without a single count; drop them: scanpy.pp.filter_cells(adata, min_counts=1)."
         raise SteerError(msg)
 
 

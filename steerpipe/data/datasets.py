@@ -34,7 +34,8 @@ def load(cfg: DatasetConfig) -> AnnData:
     Returns
     -------
     AnnData
-        X: CSR float32 raw counts (N, n_vars); var_names: gene symbols; obs: the labels as strings.
+        X: raw counts (N, n_vars), float32 CSR, or left on disk (backed) for a whole .h5ad; var_names: gene symbols; obs:
+        the labels as strings.
     """
     if cfg.name not in LOADERS:
         raise unknown("dataset", cfg.name, LOADERS)
@@ -42,16 +43,17 @@ def load(cfg: DatasetConfig) -> AnnData:
     if cfg.layer is not None:
         if cfg.layer not in adata.layers:
             raise unknown("dataset.layer", cfg.layer, list(adata.layers) or ["(the file has none)"])
-        adata.X = adata.layers[cfg.layer]
+        adata = AnnData(adata.layers[cfg.layer], obs=adata.obs, var=adata.var)
     for column in [c for c in (cfg.label, cfg.batch) if c is not None]:
         if column not in adata.obs:
             raise unknown("label column", column, adata.obs.columns)
         adata.obs[column] = adata.obs[column].astype(str)
     if cfg.max_cells is not None and adata.n_obs > cfg.max_cells:
         keep = np.sort(np.random.default_rng(0).choice(adata.n_obs, cfg.max_cells, replace=False))
-        adata = adata[keep].copy()
+        adata = adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
     check_counts(adata, name=str(cfg.path or cfg.name))
-    adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
+    if not adata.isbacked:
+        adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
     return adata
 
 
@@ -111,12 +113,12 @@ def pbmc8k(cfg: DatasetConfig | None = None) -> AnnData:
 
 
 def h5ad(cfg: DatasetConfig) -> AnnData:
-    """Any AnnData file: `dataset.path`, and `dataset.label` for the column of cell types."""
+    """Any AnnData file, its X left on disk: `dataset.path`, and `dataset.label` for the column of cell types."""
     path = Path(str(cfg.path))
     if not path.is_file():
         raise SteerError(f"dataset.path={path} does not exist (working folder: {Path.cwd()}).")
     try:
-        adata = read_h5ad(path)
+        adata = read_h5ad(path, backed="r")
     except OSError as error:
         raise SteerError(f"{path} cannot be read as .h5ad ({error}); is the file complete?") from error
     adata.var_names = adata.var_names.astype(str)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from ..errors import SteerError
@@ -46,15 +47,31 @@ class Alignment:
     Attributes
     ----------
     genes : the model's gene symbols, in model order, G of them
-    source, target : int64 (n_pairs,), dataset column and model position of every matched column
-    by_symbol, by_alias : how many dataset columns matched by their own name, and through the alias map
+    source, target : int64 (n_pairs,), dataset column and model position of every matched column, by column
+    how : (n_pairs,), by what it matched: symbol, alias or ensembl
     """
 
     genes: tuple[str, ...]
     source: np.ndarray
     target: np.ndarray
-    by_symbol: int
-    by_alias: int
+    how: np.ndarray
+
+    @property
+    def by_symbol(self) -> int:
+        """How many dataset columns matched by their own name."""
+        return int((self.how == "symbol").sum())
+
+    @property
+    def by_alias(self) -> int:
+        """How many matched through the alias map or their Ensembl id."""
+        return len(self.how) - self.by_symbol
+
+    def table(self, var_names: Sequence[str]) -> pd.DataFrame:
+        """Return one row a matched column: column (the dataset's name), gene (the model's), how, copies (of the gene)."""
+        names = np.asarray(var_names, dtype=object)[self.source]
+        copies = np.bincount(self.target, minlength=len(self.genes))[self.target]
+        genes = np.asarray(self.genes, dtype=object)[self.target]
+        return pd.DataFrame({"column": names, "gene": genes, "how": self.how, "copies": copies})
 
     @property
     def valid(self) -> np.ndarray:
@@ -70,40 +87,62 @@ class Alignment:
         return sp.csr_matrix(sp.csr_matrix(counts, dtype=np.float32) @ select)
 
 
-def align(var_names: Sequence[str], genes: Sequence[str], *, aliases: bool = True, min_genes: int = 200) -> Alignment:
-    """Match a dataset's genes to a model's by symbol, then by current symbol or Ensembl id.
+def align(
+    var_names: Sequence[str],
+    genes: Sequence[str],
+    *,
+    aliases: bool = True,
+    ids: Sequence[str] | None = None,
+    duplicates: str = "sum",
+    min_genes: int = 200,
+) -> Alignment:
+    """Match a dataset's genes to a model's: by symbol, then through the alias map, then by Ensembl id.
 
     Parameters
     ----------
     var_names : the dataset's gene names (symbols, or Ensembl ids with or without version)
     genes : the model's gene symbols, in model order
     aliases : whether names that are not in the list go through the alias map
+    ids : Ensembl ids of the same columns, where the dataset has them apart
+    duplicates : what becomes of several columns of one gene: sum, or refuse
     min_genes : fewer matches than this are refused (a smaller model asks for half of its own genes)
 
     Raises
     ------
     SteerError
-        Too few genes match; the message says how many did and what to try.
+        Too few genes match; the message says how many did and what to try. Or columns share a gene and are refused.
     """
     position = {gene: i for i, gene in enumerate(genes)}
-    alias = alias_map() if aliases else {}
-    exact = [(i, position[name]) for i, name in enumerate(var_names) if name in position]
-    taken = {target for _, target in exact}
+    exact = {i: position[name] for i, name in enumerate(var_names) if name in position}
+    steps = {"symbol": exact}
+    taken = set(exact.values())
     # An alias only fills a gene that no column names outright: the dataset's own symbol is the better witness.
-    through = [
-        (i, position[gene])
-        for i, name in enumerate(var_names)
-        if name not in position and (gene := alias.get(name) or alias.get(str(name).split(".")[0])) in position
-    ]
-    through = [pair for pair in through if pair[1] not in taken]
+    alias = alias_map() if aliases else {}
+    for how, names in {"alias": var_names, "ensembl": ids if aliases and ids is not None else []}.items():
+        done = set().union(*steps.values())
+        found = {
+            i: position[gene]
+            for i, name in enumerate(names)
+            if i not in done and (gene := alias.get(name) or alias.get(str(name).split(".")[0])) in position
+        }
+        steps[how] = {i: target for i, target in found.items() if target not in taken}
+        taken |= set(steps[how].values())
+    pairs = sorted((i, target, how) for how, found in steps.items() for i, target in found.items())
     needed = min(min_genes, len(genes) // 2)
-    if len(exact) + len(through) < needed:
+    if len(pairs) < needed:
         msg = (
             f"only {len(exact)} of {len(var_names)} gene names match the model's {len(genes)} genes "
-            f"(+{len(through)} through the alias map; first names: {', '.join(map(str, list(var_names)[:3]))}); "
+            f"(+{len(pairs) - len(exact)} through the alias map; first names: {', '.join(map(str, list(var_names)[:3]))}); "
             f"at least {needed} are needed. Use human gene symbols or Ensembl ids as var_names"
             + ("." if aliases else ", or set dataset.aliases=true.")
         )
         raise SteerError(msg)
-    pairs = np.array(sorted(exact + through), dtype=np.int64).reshape(-1, 2)
-    return Alignment(tuple(genes), pairs[:, 0], pairs[:, 1], len(exact), len(through))
+    columns, targets = (np.array([pair[k] for pair in pairs], dtype=np.int64) for k in (0, 1))
+    alignment = Alignment(tuple(genes), columns, targets, np.array([pair[2] for pair in pairs], dtype=object))
+    if duplicates == "refuse":
+        table = alignment.table(var_names)
+        double = sorted(set(table.gene[table.copies > 1]))
+        if double:
+            some = ", ".join(double[:3])
+            raise SteerError(f"{len(double)} genes have several columns ({some}); merge them, or set dataset.duplicates=sum.")
+    return alignment

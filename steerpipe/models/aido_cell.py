@@ -56,9 +56,11 @@ class GeneEmbedding(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, S) float32 -> (B, S, D); -1 is the mask, -2 the pad, compared exactly."""
-        h = F.leaky_relu(self.linear1(values[..., None]), negative_slope=0.1)
+        # counts are few: a batch of cells has some hundred different values among its many thousand
+        unique, where = torch.unique(values, return_inverse=True)
+        h = F.leaky_relu(self.linear1(unique[:, None]), negative_slope=0.1)
         weights = torch.softmax(self.bin_alpha * h + self.linear2(h), dim=-1)
-        e = weights @ self.lookup_table.weight
+        e = (weights @ self.lookup_table.weight)[where]
         e = torch.where((values == -1)[..., None], self.mask_embedding.weight[0], e)
         return torch.where((values == -2)[..., None], self.pad_embedding.weight[0], e)
 

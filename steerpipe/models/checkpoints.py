@@ -38,8 +38,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> AidoC
     """
     folder = model_folder(path)
     arch = read_config(folder)
-    genes_file = folder / "genes.txt"
-    genes = genes_file.read_text().split() if genes_file.is_file() else gene_list()
+    genes = model_genes(path)
     if len(genes) != arch.max_position_embeddings:
         raise SteerError(
             f"{folder} has {len(genes)} genes for {arch.max_position_embeddings} positions; add a genes.txt that fits."
@@ -49,6 +48,12 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> AidoC
     _check_shapes(model, state, folder)
     model.load_state_dict(state)
     return model.to(device).eval().requires_grad_(False)
+
+
+def model_genes(path: str | Path) -> tuple[str, ...]:
+    """Return the genes of a model's positions without reading its weights."""
+    file = model_folder(path) / "genes.txt"
+    return tuple(file.read_text().split()) if file.is_file() else gene_list()
 
 
 def model_folder(path: str | Path) -> Path:

@@ -24,14 +24,19 @@ class DepthRule:
 
     AIDO.Cell clamps both to at least 5 (log10 of 100,000), so that ordinary cells all read 5.0. A model trained on
     thinned counts reads the true depth (`floor` 0) and is asked for a profile `fold` times deeper than the input.
+    A `goal`, in counts, is the same target depth for every cell.
     """
 
     floor: float = 5.0
     fold: float = 1.0
+    goal: float | None = None
 
     def tokens(self, total: Tensor, fold: float | None = None) -> Tensor:
         """Return float32 (N, 2): log10 target depth and log10 input depth, from totals (N,) in counts."""
         source = total.log10()
+        if self.goal is not None and fold is None:
+            # asked for outright, so not held up to the floor
+            return torch.stack([torch.full_like(source, math.log10(self.goal)), source.clamp_min(self.floor)], dim=1)
         target = source + math.log10(self.fold if fold is None else fold)
         return torch.stack([target, source], dim=1).clamp_min(self.floor)
 

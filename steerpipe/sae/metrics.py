@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations.shards import Shards
+from ..activations.tokens import TokenSource
 from .model import TopKSAE
 
 RARE = 1e-3
@@ -39,14 +39,14 @@ class SaeScore:
         return {f"{prefix}/{name}": getattr(self, name) for name in ("fvu", "mse_uncentred", "l0", "dead", "rare")}
 
 
-def score_sae(sae: TopKSAE, shards: Shards, cells: np.ndarray, *, batch_size: int = 8192) -> SaeScore:
+def score_sae(sae: TopKSAE, source: TokenSource, cells: np.ndarray, *, batch_size: int = 8192) -> SaeScore:
     """Score an SAE on every gene token of the given cells, in one pass."""
     device = sae.W_dec.device
-    moments = Moments(shards.width)
+    moments = Moments(source.width)
     fired = torch.zeros(sae.n_features, dtype=torch.float64)
     error = 0.0
     with torch.no_grad():
-        for batch in shards.batches(cells, batch_size):
+        for batch in source.batches(cells, batch_size):
             x = batch.to(device)
             codes = sae.encode(x)
             error += float((sae.decode(codes) - x).square().sum(dtype=torch.float64))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..activations.shards import Shards
+from ..activations.tokens import TokenSource
 from ..config import SaeConfig
 from ..device import mixed_precision
 from ..errors import SteerError
@@ -42,7 +42,7 @@ def split_cells(n_cells: int, held_out: float, seed: int) -> tuple[np.ndarray, n
     return np.sort(order[n_held:]), np.sort(order[:n_held])
 
 
-def train_sae(shards: Shards, cells: np.ndarray, config: SaeConfig, folder: Path, *, device: torch.device) -> TopKSAE:
+def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder: Path, *, device: torch.device) -> TopKSAE:
     """Train on the gene tokens of the given cells; a killed run resumes at its last checkpoint, to the same bytes.
 
     Parameters
@@ -55,9 +55,9 @@ def train_sae(shards: Shards, cells: np.ndarray, config: SaeConfig, folder: Path
     TopKSAE
         of raw (not normalised) activations, on the CPU
     """
-    centre, scale = normalisation(shards, cells, config)
+    centre, scale = normalisation(source, cells, config)
     sae = TopKSAE(
-        shards.width, config.expansion * shards.width, config.k, activation=config.activation, unit_norm=config.unit_norm
+        source.width, config.expansion * source.width, config.k, activation=config.activation, unit_norm=config.unit_norm
     )
     sae.initialise(config.seed).to(device)
     parameters = [p for p in sae.parameters() if p.requires_grad]
@@ -72,7 +72,7 @@ def train_sae(shards: Shards, cells: np.ndarray, config: SaeConfig, folder: Path
         idle, curve, first = saved["idle"].to(device), saved["curve"], saved["step"]
     with progress() as bar:
         task = add_task(bar, "train-sae", n_steps * config.batch_size)
-        for step, tokens in _steps(shards, cells, config, first, n_steps):
+        for step, tokens in _steps(source, cells, config, first, n_steps):
             x = (tokens.to(device) - centre.to(device)) * scale
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(step, n_steps)
@@ -98,21 +98,21 @@ def train_sae(shards: Shards, cells: np.ndarray, config: SaeConfig, folder: Path
     return sae.cpu().eval().requires_grad_(False)
 
 
-def normalisation(shards: Shards, cells: np.ndarray, config: SaeConfig) -> Scale:
+def normalisation(source: TokenSource, cells: np.ndarray, config: SaeConfig) -> Scale:
     """Return the geometric median (Weiszfeld) of a sample of training tokens, and the scale to mean squared norm D."""
     sample: list[Tensor] = []
-    for batch in shards.batches(cells, config.batch_size, seed=config.seed):
+    for batch in source.batches(cells, config.batch_size, seed=config.seed):
         sample.append(batch)
         if sum(map(len, sample)) >= SAMPLE_TOKENS:
             break
     if not sample:
-        sample = list(shards.batches(cells, config.batch_size))
+        sample = list(source.batches(cells, config.batch_size))
     x = torch.cat(sample)
     centre = x.mean(0)
     for _ in range(20):
         weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
         centre = (weight[:, None] * x).sum(0) / weight.sum()
-    scale = math.sqrt(shards.width) / float((x - centre).square().sum(1).mean().sqrt().clamp_min(1e-12))
+    scale = math.sqrt(source.width) / float((x - centre).square().sum(1).mean().sqrt().clamp_min(1e-12))
     return Scale(centre, scale)
 
 
@@ -122,19 +122,19 @@ def learning_rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm, (steps - step) / decay)
 
 
-def _steps(shards: Shards, cells: np.ndarray, config: SaeConfig, first: int, n_steps: int) -> Iterator[tuple[int, Tensor]]:
+def _steps(source: TokenSource, cells: np.ndarray, config: SaeConfig, first: int, n_steps: int) -> Iterator[tuple[int, Tensor]]:
     """Yield (step, tokens); which tokens a step sees depends on its number and the seed alone."""
     step = epoch = 0
     while step < n_steps:
         before = step
-        for tokens in shards.batches(cells, config.batch_size, seed=(config.seed, epoch)):
+        for tokens in source.batches(cells, config.batch_size, seed=(config.seed, epoch)):
             if step >= first:
                 yield step, tokens
             step += 1
             if step >= n_steps:
                 return
         if step == before:
-            n = len(cells) * shards.n_genes
+            n = source.n_tokens(cells)
             raise SteerError(f"sae.batch_size={config.batch_size} is more than the {n} training tokens there are.")
         epoch += 1
 

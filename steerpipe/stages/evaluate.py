@@ -173,8 +173,7 @@ def _trials(experiment: Experiment, recipes: list[Recipe], config: EvaluateConfi
     if not config.controls:
         return
     yield Trial("SAE spliced in", "control", splice(sae))
-    layer = np.asarray(experiment.activations.layer)
-    source, target = layer[split.source_fit], layer[split.target_fit]
+    source, target = experiment.layer[split.source_fit], experiment.layer[split.target_fit]
     yield Trial("mean difference (dense)", "control", add_vector(tensor(mean_difference(source, target))))
     rng = np.random.default_rng([seed, 3])
     for recipe in recipes:
@@ -185,7 +184,7 @@ def _trials(experiment: Experiment, recipes: list[Recipe], config: EvaluateConfi
             theta = random_recipe(recipe.theta, experiment.active, rng)
             yield Trial(f"random features, as {recipe.objective}", "control", scale_features(sae, tensor(theta)))
         for _ in range(max(1, config.n_random // 4)):
-            vector = random_direction(norm, layer.shape[1], rng)
+            vector = random_direction(norm, source.shape[1], rng)
             yield Trial(f"random direction, norm of {recipe.objective}", "control", add_vector(tensor(vector)))
         if recipe.objective == "latent":
             _, shuffled = shuffle_sides(source, target, rng)
@@ -204,10 +203,9 @@ def _shift_norm(experiment: Experiment, recipe: Recipe) -> float:
 def _pairs(experiment: Experiment, split: str, before: State, after: State) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Distances of each cell to the target before and after, by space. Held-out cells have a target of their own."""
     cells = experiment.split.target_fit if split == "fit" else experiment.split.target_held
-    found = experiment.activations
     pairs = {}
-    for space, arrays in {"layer": found.layer, "final": found.final}.items():
-        target = np.asarray(arrays)[cells]
+    for space, arrays in {"layer": experiment.layer, "final": experiment.final}.items():
+        target = arrays[cells]
         a, b = getattr(before, space), getattr(after, space)
         pairs[space] = distances(a, target.mean(0)), distances(b, target.mean(0))
         if space == "layer":
@@ -224,13 +222,16 @@ def _ceiling(experiment: Experiment, before: State) -> list[dict[str, object]]:
     """How close one half of the held-out target cells is to the other, against the source cells' distance before."""
     order = np.random.default_rng([experiment.context.config.seed, 4]).permutation(experiment.split.target_held)
     half, other = order[: len(order) // 2], order[len(order) // 2 :]
-    found, rows = experiment.activations, []
-    spaces = {"layer": (found.layer, before.layer), "final": (found.final, before.final)}
+    rows: list[dict[str, object]] = []
+    halves = [{"layer": experiment.layer[some], "final": experiment.final[some]} for some in (half, other)]
+    source = {"layer": before.layer, "final": before.final}
     for name, genes in experiment.de_genes.sets().items():
-        spaces[f"de_{name}"] = experiment.expression[:, genes], before.expression[:, genes]
-    for space, (arrays, source) in spaces.items():
-        mu = np.asarray(arrays)[other].mean(0)
-        change = float(np.median(distances(np.asarray(arrays)[half], mu)) / np.median(distances(source, mu)) - 1)
+        for values, some in zip(halves, (half, other), strict=True):
+            values[f"de_{name}"] = experiment.expression[some][:, genes]
+        source[f"de_{name}"] = before.expression[:, genes]
+    for space, start in source.items():
+        mu = halves[1][space].mean(0)
+        change = float(np.median(distances(halves[0][space], mu)) / np.median(distances(start, mu)) - 1)
         label = {"recipe": CEILING, "kind": "control", "split": "held", "space": space, "n": len(half)}
         rows.append(label | {"closer": np.nan, "change": change})
     return rows

@@ -6,14 +6,18 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..activations.extract import full_streams
+from ..data.cells import CellSource
 from ..data.contrast import Split, split_contrast
+from ..device import mixed_precision
 from ..errors import SteerError
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
+from ..models.aido_cell import AidoCell
 from ..progress import track
 from ..sae.model import TopKSAE
 from ..steering.intervene import CachedCells
@@ -22,7 +26,21 @@ from .common import Context
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
 from .train_sae import Dictionary, dictionary
 
-VERSION = 1
+VERSION = 2
+CHUNK = 64
+"""Cells after which a killed pass over the contrast's cells resumes."""
+
+
+@dataclass(frozen=True)
+class CellRows:
+    """An array (n, ...) with a row for some of the dataset's cells, read by their positions in the dataset."""
+
+    cells: np.ndarray
+    values: np.ndarray
+
+    def __getitem__(self, cells: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = np.asarray(self.values[np.searchsorted(self.cells, cells)])
+        return rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,9 @@ class Experiment:
     Attributes
     ----------
     cached : streams of the source cells
+    layer, final : float32 (., D) embeddings of the contrast's cells, mean over valid genes, at the steered layer and
+        after the final LayerNorm
+    predicted : float32 (., G_valid) predicted log1p CP10K of the contrast's cells, None for a model without a head
     counts : float32 (n_source, G_valid) raw counts of the source cells' valid genes
     zbar, activity : float64 (n_source, F) mean code and mean |code| over a cell's valid gene tokens
     """
@@ -44,6 +65,9 @@ class Experiment:
     split: Split
     streams: Artefact
     cached: CachedCells
+    layer: CellRows
+    final: CellRows
+    predicted: CellRows | None
     counts: np.ndarray
     zbar: np.ndarray
     activity: np.ndarray
@@ -81,13 +105,12 @@ class Experiment:
         seen[rng.permutation(n)[: round(self.context.config.objective.seen_genes * n)]] = True
         return seen
 
-    @cached_property
-    def expression(self) -> np.ndarray:
-        """float32 (N, G_valid) predicted expression of every cell of the dataset."""
-        found = self.activations.expression
-        if found is None:
+    @property
+    def expression(self) -> CellRows:
+        """Predicted expression of the contrast's cells."""
+        if self.predicted is None:
             raise SteerError("this checkpoint has no output head: only objective=latent can be fitted, and none evaluated.")
-        return np.asarray(found)
+        return self.predicted
 
     @cached_property
     def de_genes(self) -> DEGenes:
@@ -98,30 +121,25 @@ class Experiment:
 
 
 def prepare(context: Context) -> Experiment:
-    """Load an experiment, building what is missing: activations, dictionary, and the source cells' full streams."""
+    """Load an experiment, building what is missing: activations, dictionary, and the contrast cells' way through the model."""
     config = context.config
+    if config.model.tokens != "all":
+        msg = "steering reads genes that are not expressed too: use model.tokens=all (expressed is for extract and train-sae)."
+        raise SteerError(msg)
+    cap = config.model.source_cells
     source = activations(context, lambda obs: split_contrast(obs, config.contrast, config.dataset))
-    split = split_contrast(source.obs, config.contrast, config.dataset)
+    split = split_contrast(source.obs, config.contrast, config.dataset, max_source=cap)
     layer = layer_index(config)
     model = None
 
     def build(folder: Path) -> None:
         nonlocal model
         model = load_steered_model(config)
-        cells = load_cells(config, model.genes)
-        counts = cells.counts[split.source]
-        batch = config.model.batch_size
-        steps = track(full_streams(model, counts, layer, batch_size=batch), "streams", -(-counts.shape[0] // batch))
-        shape = (counts.shape[0], model.n_genes + 2, model.arch.hidden_size)
-        out = np.lib.format.open_memmap(folder / "streams.npy", mode="w+", dtype=np.float32, shape=shape)
-        done = 0
-        for stream in steps:
-            out[done : done + len(stream)] = stream.float().cpu().numpy()
-            done += len(stream)
-        out.flush()
-        np.save(folder / "counts.npy", counts[:, cells.valid].toarray())
+        _run_contrast(model, load_cells(config, model.genes), layer, split, folder, config.model.batch_size)
 
-    digest = hashlib.sha256(np.concatenate([split.source, [-1], split.source_held]).tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(np.concatenate([split.source, [-1], split.source_held, [-1], split.target]).tobytes()).hexdigest()[
+        :16
+    ]
     streams = context.store.get("streams", version=VERSION, config={"cells": digest}, parents=[source.artefact], build=build)
     trained = dictionary(context, source)
     model = model or load_steered_model(config)
@@ -132,7 +150,77 @@ def prepare(context: Context) -> Experiment:
     cached = CachedCells(model, layer, np.load(streams.path / "streams.npy", mmap_mode="r"), valid)
     zbar, activity = pooled_codes(cached, sae, batch_size=config.model.batch_size)
     counts = np.load(streams.path / "counts.npy")
-    return Experiment(context, source, trained, split, streams, cached, counts, zbar, activity)
+    cells = np.load(streams.path / "cells.npy")
+    arrays = {name: CellRows(cells, np.load(streams.path / f"{name}.npy", mmap_mode="r")) for name in ("layer", "final")}
+    file = streams.path / "expression.npy"
+    predicted = CellRows(cells, np.load(file, mmap_mode="r")) if file.is_file() else None
+    return Experiment(
+        context,
+        source,
+        trained,
+        split,
+        streams,
+        cached,
+        **arrays,
+        predicted=predicted,
+        counts=counts,
+        zbar=zbar,
+        activity=activity,
+    )
+
+
+def _run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, folder: Path, batch_size: int) -> None:
+    """Run the contrast's cells through the whole model once.
+
+    Writes streams.npy (n_source, S, D), every token of the source cells at `layer`, in the order of split.source;
+    counts.npy of their valid genes; and layer.npy, final.npy, expression.npy of all cells in cells.npy. A killed run
+    resumes at 64 cells. Cost: disk n_source * S * D * 4 bytes, memory of a batch.
+    """
+    cells = np.sort(np.concatenate([split.source, split.target]))
+    row_of = {int(cell): row for row, cell in enumerate(split.source)}
+    valid = counts.valid
+    read = torch.from_numpy(valid).to(next(model.parameters()).device)
+    shape = (len(row_of), model.n_genes + 2, model.arch.hidden_size)
+    file = folder / "streams.npy"
+    mode: Any = "r+" if file.is_file() else "w+"
+    out = np.lib.format.open_memmap(file, mode=mode, dtype=np.float32, shape=shape)
+    starts = range(0, len(cells), CHUNK)
+    for number, start in enumerate(track(starts, "streams", len(starts))):
+        part = folder / f"part_{number:05d}.npz"
+        if part.is_file():
+            continue
+        some = cells[start : start + CHUNK]
+        arrays: dict[str, list[np.ndarray]] = {"layer": [], "final": [], "expression": []}
+        done = 0
+        for batch in full_streams(model, counts[some], [layer], batch_size=batch_size):
+            stream = batch[layer]
+            with torch.no_grad(), mixed_precision(stream.device):
+                output = model.forward_from(layer, stream, read)
+            whole = stream.float().cpu().numpy()
+            for at, cell in enumerate(some[done : done + len(whole)]):
+                if int(cell) in row_of:
+                    out[row_of[int(cell)]] = whole[at]
+            done += len(whole)
+            arrays["layer"].append(stream[:, read].float().mean(1).cpu().numpy())
+            arrays["final"].append(output.final.float().mean(1).cpu().numpy())
+            if output.expression is not None:
+                arrays["expression"].append(output.expression.float().cpu().numpy())
+        out.flush()
+        beside = part.with_suffix(".tmp.npz")
+        stored: Any = {name: np.concatenate(rows) for name, rows in arrays.items() if rows}
+        np.savez(beside, **stored)
+        beside.replace(part)  # last: it marks the chunk as whole
+    parts = [np.load(folder / f"part_{number:05d}.npz") for number in range(len(starts))]
+    for name in parts[0].files:
+        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+    np.save(folder / "cells.npy", cells)
+    order = np.argsort(split.source)
+    by_row = np.empty((len(order), len(valid)), np.float32)
+    by_row[order] = counts[split.source[order]][:, valid].toarray()
+    np.save(folder / "counts.npy", by_row)
+    for number, loaded in enumerate(parts):
+        loaded.close()
+        (folder / f"part_{number:05d}.npz").unlink()
 
 
 def pooled_codes(cached: CachedCells, sae: TopKSAE, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,89 +4,82 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from ..activations.extract import extract
-from ..activations.shards import Shards
+from ..activations.extract import OnlineStreams, extract
+from ..activations.plan import Plan, check_disk, make_plan
+from ..activations.shards import BYTES, Shards
+from ..activations.tokens import TokenPolicy, TokenSource, affordable_policy
 from ..config import Config, as_dict
 from ..data import datasets
-from ..data.genes import Alignment, align
+from ..data.cells import CellSource
 from ..device import pick_device
 from ..digest import file_digest
 from ..errors import SteerError
-from ..models.aido_cell import AidoCell
-from ..models.checkpoints import LICENCE, load_model, model_digest, model_folder, read_config
+from ..models.aido_cell import AidoCell, ArchConfig
+from ..models.checkpoints import LICENCE, load_model, model_digest, model_folder, model_genes, read_config
 from ..store import Artefact
 from .common import Context
 
 log = logging.getLogger(__name__)
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A dataset as a model sees it.
-
-    Attributes
-    ----------
-    counts : csr float32 (N, G) raw counts in the model's gene order
-    alignment : which genes matched
-    obs : labels, one row a cell
-    """
-
-    counts: sp.csr_matrix
-    alignment: Alignment
-    obs: pd.DataFrame
-
-    @property
-    def valid(self) -> np.ndarray:
-        """int64 (G_valid,): positions of the genes that the dataset has."""
-        return np.flatnonzero(self.alignment.valid)
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What `steer extract` stored; arrays are memory-mapped.
+    """What `steer extract` made.
 
     Attributes
     ----------
-    layer, final : float32 (N, D) cell embeddings, mean over valid genes
-    expression : float32 (N, G_valid) predicted log1p CP10K, None for a model without a head
+    tokens : the gene tokens, on disk or computed when asked for
+    obs : labels, one row a cell
     genes : the valid genes' symbols
     """
 
     artefact: Artefact
-    shards: Shards
+    tokens: TokenSource
     obs: pd.DataFrame
     genes: list[str]
-    layer: np.ndarray
-    final: np.ndarray
-    expression: np.ndarray | None
 
 
 def main(context: Context) -> None:
-    """Extract, and report what was stored."""
-    found = activations(context)
-    size = sum(file.stat().st_size for file in found.artefact.path.iterdir())
+    """Extract, and report what was stored; or only plan it."""
+    config = context.config
+    if config.extract.plan:
+        found = plan(context)
+        print(found.lines(), flush=True)
+        context.run.metrics(found.row())
+        return
+    if config.extract.part is not None:
+        extract_part(context)
+        return
+    made = activations(context)
+    files = [file for file in made.artefact.path.rglob("*") if file.is_file()]
     context.run.metrics(
         {
-            "extract/cells": found.shards.n_cells,
-            "extract/genes": found.shards.n_genes,
-            "extract/width": found.shards.width,
-            "extract/bytes": size,
-            "extract/seconds": found.artefact.seconds,
+            "extract/cells": made.tokens.n_cells,
+            "extract/genes": made.tokens.n_genes,
+            "extract/width": made.tokens.width,
+            "extract/tokens": made.tokens.n_tokens(np.arange(made.tokens.n_cells)),
+            "extract/policy": str(made.tokens.policy),
+            "extract/bytes": sum(file.stat().st_size for file in files),
+            "extract/seconds": made.artefact.seconds,
         }
     )
+    context.run.table("genes", pd.read_csv(made.artefact.path / "genes.csv"))
 
 
 def load_steered_model(config: Config) -> AidoCell:
     """Load the configured model onto the configured device, and say what its licence asks."""
     model = load_model(config.model.path, device=pick_device(config.device))
+    if config.model.depth_target is not None:
+        depth = replace(model.arch.depth, goal=config.model.depth_target)
+        model.arch = replace(model.arch, depth=depth)
     if config.model.path != "mini":
         log.info(LICENCE)
     return model
@@ -94,22 +87,18 @@ def load_steered_model(config: Config) -> AidoCell:
 
 def layer_index(config: Config) -> int:
     """Return the 0-based steering layer; -1 counts from the end."""
-    n = read_config(model_folder(config.model.path)).num_hidden_layers
-    index = config.layer.index if config.layer.index >= 0 else n + config.layer.index
-    if not 0 <= index < n:
-        raise SteerError(f"layer.index={config.layer.index} does not exist: the model has blocks 0 to {n - 1}.")
-    return index
+    return _layer(config, "layer.index", config.layer.index)
 
 
-def load_cells(config: Config, genes: tuple[str, ...]) -> Cells:
-    """Load the configured dataset in a model's gene order."""
-    adata = datasets.load(config.dataset)
-    alignment = align(adata.var_names, genes, aliases=config.dataset.aliases)
-    counts = alignment.apply(adata.X)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    if not totals.all():
-        raise SteerError(f"{int((totals == 0).sum())} cells have no count on the model's {len(genes)} genes; drop them.")
-    return Cells(counts, alignment, adata.obs)
+def stored_layers(config: Config) -> list[int]:
+    """Return every layer that one pass stores, ascending."""
+    further = [_layer(config, "extract.layers", index) for index in config.extract.layers]
+    return sorted({layer_index(config), *further})
+
+
+def load_cells(config: Config, genes: tuple[str, ...]) -> CellSource:
+    """Open the configured dataset in a model's gene order."""
+    return CellSource(datasets.load(config.dataset), genes, config.dataset)
 
 
 def activations(context: Context, check: Callable[[pd.DataFrame], object] = lambda obs: None) -> Activations:
@@ -118,32 +107,111 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     `check` is called with the cells' obs before anything is computed: a wrong label should not cost an extraction.
     """
     config = context.config
-    layer = layer_index(config)
+    online = config.activations == "online"
 
     def build(folder: Path) -> None:
-        model = load_steered_model(config)
-        cells = load_cells(config, model.genes)
+        genes = model_genes(config.model.path)
+        cells = load_cells(config, genes)
         check(cells.obs)
-        matched = cells.alignment
-        log.info(
-            "%d cells; %d of the model's %d genes found (%d columns by symbol, %d through the alias map)",
-            len(cells.obs), len(cells.valid), len(model.genes), matched.by_symbol, matched.by_alias,
-        )  # fmt: skip
-        extract(
-            model,
-            cells.counts,
-            cells.valid,
-            layer,
-            folder,
-            dtype=config.extract.dtype,
-            shard_tokens=config.extract.shard_tokens,
-            batch_size=config.model.batch_size,
-        )
-        obs = cells.obs.astype(str)
-        obs.insert(0, "cell", cells.obs.index.astype(str))
-        obs.to_parquet(folder / "obs.parquet", index=False)
-        (folder / "genes.txt").write_text("\n".join(model.genes[i] for i in cells.valid) + "\n")
+        _describe(cells, folder)
+        if online:
+            return
+        _extract(config, cells, folder)
 
+    artefact = context.store.get("extract", **_key(config), build=build)
+    path = artefact.path
+    tokens = _online(config) if online else Shards(path, layer_index(config))
+    genes = (path / "genes.txt").read_text().split()
+    return Activations(artefact, tokens, pd.read_parquet(path / "obs.parquet"), genes)
+
+
+def extract_part(context: Context) -> None:
+    """Extract one of several parts into the folder that the joining run will publish."""
+    config = context.config
+    folder = context.store.shared("extract", **_key(config))
+    if folder is None:
+        log.info("the whole extraction is in the store already")
+        return
+    assert config.extract.part is not None
+    cells = load_cells(config, model_genes(config.model.path))
+    whole = _extract(config, cells, folder, (config.extract.part, config.extract.parts))
+    rest = "all shards are there: the same command without extract.part joins them" if whole else "others are still to come"
+    log.info("part %d of %d done; %s", config.extract.part, config.extract.parts, rest)
+
+
+def plan(context: Context) -> Plan:
+    """Return what the extraction would cost; one block is timed on the device."""
+    config = context.config
+    genes = model_genes(config.model.path)
+    return _plan(config, load_cells(config, genes), device=pick_device(config.device))
+
+
+def _plan(config: Config, cells: CellSource, **options: Any) -> Plan:
+    arch = read_config(model_folder(config.model.path))
+    policy = _policy(config, arch, cells.shape[0], len(cells.valid))
+    subset = None
+    if config.model.tokens == "expressed":
+        some = cells[: min(512, cells.shape[0])]
+        subset = int(np.ceil((some[:, cells.valid] > 0).sum() / some.shape[0]))
+    layers, dtype = stored_layers(config), config.extract.dtype
+    return make_plan(arch, cells.shape[0], len(cells.valid), layers, policy, dtype, subset_tokens=subset, **options)
+
+
+def _extract(config: Config, cells: CellSource, folder: Path, part: tuple[int, int] = (0, 1)) -> bool:
+    cost = _plan(config, cells)
+    check_disk(cost, folder)
+    model = load_steered_model(config)
+    matched = cells.alignment
+    log.info(
+        "%d cells; %d of the model's %d genes found (%d columns by symbol, %d by alias or Ensembl id); tokens: %s, %.3g GB",
+        cells.shape[0], len(cells.valid), len(model.genes), matched.by_symbol, matched.by_alias, cost.policy, cost.bytes / 1e9,
+    )  # fmt: skip
+    return extract(
+        model,
+        cells,
+        cells.valid,
+        stored_layers(config),
+        folder,
+        policy=_policy(config, model.arch, cells.shape[0], len(cells.valid)),
+        dtype=config.extract.dtype,
+        shard_tokens=config.extract.shard_tokens,
+        batch_size=config.model.batch_size,
+        subset=config.model.tokens == "expressed",
+        part=part,
+    )
+
+
+def _describe(cells: CellSource, folder: Path) -> None:
+    """Write labels and matched genes."""
+    obs = cells.obs.astype(str)
+    obs.insert(0, "cell", cells.obs.index.astype(str))
+    obs.to_parquet(folder / "obs.parquet", index=False)
+    (folder / "genes.txt").write_text("\n".join(cells.alignment.genes[i] for i in cells.valid) + "\n")
+    cells.table.to_csv(folder / "genes.csv", index=False)
+
+
+def _online(config: Config) -> OnlineStreams:
+    model = load_steered_model(config)
+    cells = load_cells(config, model.genes)
+    policy = _policy(config, model.arch, cells.shape[0], len(cells.valid))
+    options: dict[str, Any] = {"batch_size": config.model.batch_size, "subset": config.model.tokens == "expressed"}
+    return OnlineStreams(model, cells, cells.valid, layer_index(config), policy, **options)
+
+
+def _policy(config: Config, arch: ArchConfig, n_cells: int, n_valid: int) -> TokenPolicy:
+    wanted, seed = config.extract.tokens, config.extract.seed
+    if config.model.tokens == "expressed":
+        if wanted in ("valid", "sample"):
+            raise SteerError(f"extract.tokens={wanted} needs tokens that model.tokens=expressed never runs; use expressed.")
+        return TokenPolicy("expressed", seed=seed)
+    if wanted == "auto":
+        token = arch.hidden_size * BYTES[config.extract.dtype] * len(stored_layers(config))
+        return affordable_policy(n_cells, n_valid, token, config.extract.max_bytes, seed=seed)
+    return TokenPolicy(wanted, config.extract.n_tokens if wanted == "sample" else 0, seed)
+
+
+def _key(config: Config) -> dict[str, Any]:
+    """What identifies an extraction in the store."""
     dataset = as_dict(config.dataset)
     for name in ("groups", "label", "batch"):  # every column of obs is stored, whichever is looked at
         dataset.pop(name)
@@ -151,16 +219,25 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     if config.dataset.path is not None and Path(config.dataset.path).is_file():
         inputs.append(file_digest(Path(config.dataset.path)))
         dataset.pop("path")
-    settings = {"dataset": dataset, "layer": layer, "extract": as_dict(config.extract)}
-    artefact = context.store.get("extract", version=VERSION, config=settings, inputs=inputs, build=build)
-    path = artefact.path
-    expression = path / "expression.npy"
-    return Activations(
-        artefact,
-        Shards(path),
-        pd.read_parquet(path / "obs.parquet"),
-        (path / "genes.txt").read_text().split(),
-        np.load(path / "layer.npy", mmap_mode="r"),
-        np.load(path / "final.npy", mmap_mode="r"),
-        np.load(expression, mmap_mode="r") if expression.is_file() else None,
-    )
+    stored = as_dict(config.extract)
+    for name in ("parts", "part", "plan", "layers"):  # who did the work does not change it
+        stored.pop(name)
+    for name, reader in {"n_tokens": ("sample",), "seed": ("sample", "auto"), "max_bytes": ("auto",)}.items():
+        if config.extract.tokens not in reader:
+            stored.pop(name)
+    settings = {
+        "dataset": dataset,
+        "layers": [layer_index(config)] if config.activations == "online" else stored_layers(config),
+        "extract": stored,
+        "model": {"tokens": config.model.tokens, "depth_target": config.model.depth_target},
+        "activations": config.activations,
+    }
+    return {"version": VERSION, "config": settings, "inputs": inputs}
+
+
+def _layer(config: Config, name: str, index: int) -> int:
+    n = read_config(model_folder(config.model.path)).num_hidden_layers
+    found = index if index >= 0 else n + index
+    if not 0 <= found < n:
+        raise SteerError(f"{name}={index} does not exist: the model has blocks 0 to {n - 1}.")
+    return found

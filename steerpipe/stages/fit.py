@@ -85,7 +85,7 @@ def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
 def latent_problem(experiment: Experiment, mu: np.ndarray, *, learnable: str = "active") -> LatentProblem:
     """Return the latent problem of the fit's source cells towards an embedding mu (D,)."""
     rows = experiment.fit_rows
-    embeddings = np.asarray(experiment.activations.layer)[experiment.split.source_fit]
+    embeddings = experiment.layer[experiment.split.source_fit]
     free = experiment.active if learnable == "active" else None
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     return LatentProblem(experiment.zbar[rows], W_dec, embeddings, mu, free)
@@ -98,7 +98,7 @@ def weight_of(lam: LambdaConfig, lam_max: float) -> float:
 
 def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path) -> None:
     lam = experiment.context.config.lam
-    mu = np.asarray(experiment.activations.layer)[experiment.split.target_fit].mean(0)
+    mu = experiment.layer[experiment.split.target_fit].mean(0)
     problem = latent_problem(experiment, mu, learnable=objective.learnable)
     weight = weight_of(lam, problem.lam_max)
     end = min(lam.value if lam.mode == "path" else PATH_END, weight / problem.lam_max)

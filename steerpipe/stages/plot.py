@@ -9,6 +9,7 @@ from ..evaluate.recruitment import THRESHOLDS
 from ..plot import figures
 from .common import Context
 from .evaluate import Evaluation, evaluation
+from .extract import activations
 
 
 def main(context: Context) -> None:
@@ -18,7 +19,7 @@ def main(context: Context) -> None:
 
 def draw(context: Context, found: Evaluation) -> None:
     """Draw every figure of an evaluation into the run folder."""
-    text = caption(context.config)
+    text = caption(context.config, str(activations(context).tokens.policy))
     held = found.cells[found.cells["split"] == "held"].copy()
     held["change"] = held["after"] / held["before"] - 1
     run = context.run
@@ -35,9 +36,10 @@ def draw(context: Context, found: Evaluation) -> None:
     run.figure("feature_counts", figures.feature_counts(counts, text), counts)
 
 
-def caption(config: Config) -> str:
-    """Return one line on what a figure shows: model, data, contrast."""
+def caption(config: Config, tokens: str) -> str:
+    """Return one line on what a figure shows: model, data, contrast, and the tokens that the SAE was trained on."""
     model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
     data = config.dataset.path or config.dataset.name
     source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
-    return f"{model} · {data} · {source} -> {target} · layer {config.layer.index} · SAE x{config.sae.expansion} k{config.sae.k}"
+    sae = f"SAE x{config.sae.expansion} k{config.sae.k} on {tokens} tokens"
+    return f"{model} · {data} · {source} -> {target} · layer {config.layer.index} · {sae}"

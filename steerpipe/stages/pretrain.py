@@ -51,7 +51,7 @@ def training_counts(dataset: str, genes: Sequence[str]) -> np.ndarray:
 
 
 def _counts_over(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
-    return np.asarray(align(adata.var_names, genes).apply(adata.X).toarray().astype(np.uint16))
+    return np.asarray(align(adata.var_names, genes).apply(adata.X[:]).toarray().astype(np.uint16))
 
 
 def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells: int) -> dict[str, pd.DataFrame]:
@@ -64,7 +64,7 @@ def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells
     max_cells : cells scored at the most, in either table, drawn with seed 0
     """
     cells = load_cells(config, model.genes)
-    counts = cells.counts.toarray()
+    counts = cells[:].toarray()
     rng = np.random.default_rng(0)
 
     def some(rows: np.ndarray) -> np.ndarray:

@@ -43,18 +43,18 @@ def main(context: Context) -> None:
 def dictionary(context: Context, source: Activations) -> Dictionary:
     """Return the configured SAE on the given activations, training it when it is missing."""
     config = context.config.sae
-    n_features = config.expansion * source.shards.width
+    n_features = config.expansion * source.tokens.width
     if config.k > n_features:
         raise SteerError(f"sae.k={config.k} is more than the {n_features} features of expansion {config.expansion}.")
 
     def build(folder: Path) -> None:
-        train, held = split_cells(source.shards.n_cells, config.held_out, config.seed)
-        sae = train_sae(source.shards, train, config, folder, device=pick_device(context.config.device))
+        train, held = split_cells(source.tokens.n_cells, config.held_out, config.seed)
+        sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
         save_sae(sae, folder, {"steerpipe": as_dict(config), "activations": source.artefact.key})
         sae = load_sae(folder)  # what is scored is what later runs will read
         # as many training cells as held-out ones: enough for a figure beside them
-        scores = {"sae_train": score_sae(sae, source.shards, train[:: max(1, len(train) // len(held))])}
-        scores["sae_held"] = score_sae(sae, source.shards, held)
+        scores = {"sae_train": score_sae(sae, source.tokens, train[:: max(1, len(train) // len(held))])}
+        scores["sae_held"] = score_sae(sae, source.tokens, held)
         flat = {name: value for prefix, score in scores.items() for name, value in score.flat(prefix).items()}
         (folder / "scores.json").write_text(json.dumps(flat, indent=1))
         density = {f"density_{name.removeprefix('sae_')}": score.density for name, score in scores.items()}

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from steerpipe.activations.shards import Shards, write_shard
+from steerpipe.activations.shards import Shards, layer_folder, write_index, write_shard
+from steerpipe.activations.tokens import TokenPolicy
 from steerpipe.config import SaeConfig
 from steerpipe.errors import SteerError
 from steerpipe.sae import train as module
@@ -38,11 +39,10 @@ def planted(folder, *, n_cells=40, genes=50, d=16, n_true=32, active=3, seed=0):
     codes = np.zeros((n_cells * genes, n_true))
     for row in codes:
         row[rng.choice(n_true, active, replace=False)] = rng.uniform(1, 3, active)
-    x = (codes @ truth + 5.0).astype(np.float32).reshape(n_cells, genes, d)
-    write_shard(folder, 0, x, "float32")
-    index = {"n_cells": n_cells, "n_genes": genes, "width": d, "cells_per_shard": n_cells}
-    (folder / "index.json").write_text(json.dumps(index))
-    return truth, Shards(folder)
+    layer_folder(folder, 0).mkdir(exist_ok=True)
+    write_shard(layer_folder(folder, 0), 0, (codes @ truth + 5.0).astype(np.float32), "float32")
+    write_index(folder, [0], np.full(n_cells, genes), genes, n_cells, TokenPolicy())
+    return truth, Shards(folder, 0)
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu"])

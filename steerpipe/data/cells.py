@@ -1,0 +1,62 @@
+"""A dataset as a model sees it: rows of raw counts in the model's gene order, read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from ..config import DatasetConfig
+from ..errors import SteerError
+from .genes import Alignment, align
+
+CHUNK = 4096
+"""Rows read at once where all are looked at."""
+ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "feature_id")
+"""Columns of `var` where files keep Ensembl ids beside symbols."""
+
+
+class CellSource:
+    """Counts (N, G) of an AnnData, aligned row by row: memory is that of the rows asked for, on disk or not.
+
+    Parameters
+    ----------
+    adata : raw counts, in memory or backed
+    genes : the model's gene symbols, in model order
+
+    Attributes
+    ----------
+    alignment : which genes matched
+    obs : labels, one row a cell
+    table : one row a matched column (see Alignment.table)
+
+    Raises
+    ------
+    SteerError
+        Too few genes match, or a cell has no count on those that do.
+    """
+
+    def __init__(self, adata: AnnData, genes: Sequence[str], config: DatasetConfig) -> None:
+        ids = next((adata.var[name].astype(str).tolist() for name in ID_COLUMNS if name in adata.var), None)
+        names = adata.var_names.astype(str).tolist()
+        self.alignment: Alignment = align(names, genes, aliases=config.aliases, ids=ids, duplicates=config.duplicates)
+        self.table = self.alignment.table(names)
+        self.obs: pd.DataFrame = adata.obs
+        self.shape = (adata.n_obs, len(genes))
+        self._X = adata.X
+        empty = sum(int((self[i : i + CHUNK].sum(axis=1) == 0).sum()) for i in range(0, adata.n_obs, CHUNK))
+        if empty:
+            raise SteerError(f"{empty} cells have no count on the model's {len(genes)} genes; drop them.")
+
+    @property
+    def valid(self) -> np.ndarray:
+        """int64 (G_valid,): positions of the genes that the dataset has."""
+        return np.flatnonzero(self.alignment.valid)
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix:
+        """Return float32 CSR counts of a slice of cells, or of ascending cell positions."""
+        return self.alignment.apply(self._X[rows])
