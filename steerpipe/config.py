@@ -45,11 +45,17 @@ class ModelConfig:
     """all genes, as trained; expressed: a cell's expressed genes alone, an approximation (`steer check-approximation`)"""
     depth_target: float | None = None
     """total count that predictions are asked for; null is the model's own rule"""
+    readout: str = "reconstruction"
+    """predicted expression from unmasked cells, or masked: each group of genes is predicted with that group masked"""
+    masked_share: float = 0.15
+    """masked: share of the genes in a group; streams and passes grow by 1 / share"""
     source_cells: int | None = None
     """source cells of a contrast at the most: their whole streams are kept, (G + 2) * D * 4 bytes each"""
 
     def __post_init__(self) -> None:
         _one_of("model.tokens", self.tokens, ("all", "expressed"))
+        _one_of("model.readout", self.readout, ("reconstruction", "masked"))
+        _share("model", self, "masked_share")
         _positive("model", self, "steering_layer", "batch_size", "depth_target", "source_cells")
 
 
@@ -116,11 +122,13 @@ class ExtractConfig:
     """which of them this is"""
     plan: bool = False
     """print what extraction would cost, and stop"""
+    check_cells: int = 8
+    """cells that `steer check-approximation` looks at"""
 
     def __post_init__(self) -> None:
         _one_of("extract.dtype", self.dtype, ("float16", "bfloat16", "float32"))
         _one_of("extract.tokens", self.tokens, ("auto", "valid", "expressed", "sample"))
-        _positive("extract", self, "shard_tokens", "n_tokens", "max_bytes", "parts")
+        _positive("extract", self, "shard_tokens", "n_tokens", "max_bytes", "parts", "check_cells")
         if self.part is not None and not 0 <= self.part < self.parts:
             raise SteerError(f"extract.part={self.part} must lie between 0 and extract.parts-1={self.parts - 1}.")
 

@@ -9,14 +9,20 @@ import torch
 from .errors import SteerError
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto", part: int | None = None) -> torch.device:
     """Return the device of a name; auto is a GPU where there is one.
+
+    Parameters
+    ----------
+    part : which of several processes this is: with auto, they take the machine's GPUs in turn
 
     Raises
     ------
     SteerError
         The device is not on this machine.
     """
+    if name == "auto" and part is not None and torch.cuda.is_available():
+        name = f"cuda:{part % torch.cuda.device_count()}"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -21,6 +21,11 @@ def extract(cfg: DictConfig) -> None:
     _run("extract", cfg)
 
 
+def check_approximation(cfg: DictConfig) -> None:
+    """Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions."""
+    _run("check_approximation", cfg)
+
+
 def train_sae(cfg: DictConfig) -> None:
     """Train a TopK sparse autoencoder on the stored activations and score it on held-out cells."""
     _run("train_sae", cfg)
@@ -51,7 +56,7 @@ def pretrain(cfg: DictConfig) -> None:
     _run("pretrain", cfg)
 
 
-TASKS = (run, extract, train_sae, fit, evaluate, plot, pretrain)
+TASKS = (run, extract, train_sae, fit, evaluate, plot, check_approximation, pretrain)
 
 
 def _run(stage: str, cfg: DictConfig) -> None:

@@ -6,41 +6,22 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..activations.extract import full_streams
-from ..data.cells import CellSource
 from ..data.contrast import Split, split_contrast
-from ..device import mixed_precision
 from ..errors import SteerError
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
-from ..models.aido_cell import AidoCell
-from ..progress import track
 from ..sae.model import TopKSAE
 from ..steering.intervene import CachedCells
 from ..store import Artefact
 from .common import Context
+from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
 from .train_sae import Dictionary, dictionary
 
 VERSION = 2
-CHUNK = 64
-"""Cells after which a killed pass over the contrast's cells resumes."""
-
-
-@dataclass(frozen=True)
-class CellRows:
-    """An array (n, ...) with a row for some of the dataset's cells, read by their positions in the dataset."""
-
-    cells: np.ndarray
-    values: np.ndarray
-
-    def __getitem__(self, cells: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = np.asarray(self.values[np.searchsorted(self.cells, cells)])
-        return rows
 
 
 @dataclass(frozen=True)
@@ -135,19 +116,20 @@ def prepare(context: Context) -> Experiment:
     def build(folder: Path) -> None:
         nonlocal model
         model = load_steered_model(config)
-        _run_contrast(model, load_cells(config, model.genes), layer, split, folder, config.model.batch_size)
+        run_contrast(model, load_cells(config, model.genes), layer, split, folder, config.model)
 
     digest = hashlib.sha256(np.concatenate([split.source, [-1], split.source_held, [-1], split.target]).tobytes()).hexdigest()[
         :16
     ]
-    streams = context.store.get("streams", version=VERSION, config={"cells": digest}, parents=[source.artefact], build=build)
+    settings = {"cells": digest, **readout_key(config.model)}
+    streams = context.store.get("streams", version=VERSION, config=settings, parents=[source.artefact], build=build)
     trained = dictionary(context, source)
     model = model or load_steered_model(config)
     device = next(model.parameters()).device
     position = {gene: i for i, gene in enumerate(model.genes)}
     valid = torch.tensor([position[gene] for gene in source.genes], device=device)
     sae = trained.sae.to(device)
-    cached = CachedCells(model, layer, np.load(streams.path / "streams.npy", mmap_mode="r"), valid)
+    cached = CachedCells(model, layer, np.load(streams.path / "streams.npy", mmap_mode="r"), valid, load_masked(streams.path))
     zbar, activity = pooled_codes(cached, sae, batch_size=config.model.batch_size)
     counts = np.load(streams.path / "counts.npy")
     cells = np.load(streams.path / "cells.npy")
@@ -167,60 +149,6 @@ def prepare(context: Context) -> Experiment:
         zbar=zbar,
         activity=activity,
     )
-
-
-def _run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, folder: Path, batch_size: int) -> None:
-    """Run the contrast's cells through the whole model once.
-
-    Writes streams.npy (n_source, S, D), every token of the source cells at `layer`, in the order of split.source;
-    counts.npy of their valid genes; and layer.npy, final.npy, expression.npy of all cells in cells.npy. A killed run
-    resumes at 64 cells. Cost: disk n_source * S * D * 4 bytes, memory of a batch.
-    """
-    cells = np.sort(np.concatenate([split.source, split.target]))
-    row_of = {int(cell): row for row, cell in enumerate(split.source)}
-    valid = counts.valid
-    read = torch.from_numpy(valid).to(next(model.parameters()).device)
-    shape = (len(row_of), model.n_genes + 2, model.arch.hidden_size)
-    file = folder / "streams.npy"
-    mode: Any = "r+" if file.is_file() else "w+"
-    out = np.lib.format.open_memmap(file, mode=mode, dtype=np.float32, shape=shape)
-    starts = range(0, len(cells), CHUNK)
-    for number, start in enumerate(track(starts, "streams", len(starts))):
-        part = folder / f"part_{number:05d}.npz"
-        if part.is_file():
-            continue
-        some = cells[start : start + CHUNK]
-        arrays: dict[str, list[np.ndarray]] = {"layer": [], "final": [], "expression": []}
-        done = 0
-        for batch in full_streams(model, counts[some], [layer], batch_size=batch_size):
-            stream = batch[layer]
-            with torch.no_grad(), mixed_precision(stream.device):
-                output = model.forward_from(layer, stream, read)
-            whole = stream.float().cpu().numpy()
-            for at, cell in enumerate(some[done : done + len(whole)]):
-                if int(cell) in row_of:
-                    out[row_of[int(cell)]] = whole[at]
-            done += len(whole)
-            arrays["layer"].append(stream[:, read].float().mean(1).cpu().numpy())
-            arrays["final"].append(output.final.float().mean(1).cpu().numpy())
-            if output.expression is not None:
-                arrays["expression"].append(output.expression.float().cpu().numpy())
-        out.flush()
-        beside = part.with_suffix(".tmp.npz")
-        stored: Any = {name: np.concatenate(rows) for name, rows in arrays.items() if rows}
-        np.savez(beside, **stored)
-        beside.replace(part)  # last: it marks the chunk as whole
-    parts = [np.load(folder / f"part_{number:05d}.npz") for number in range(len(starts))]
-    for name in parts[0].files:
-        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
-    np.save(folder / "cells.npy", cells)
-    order = np.argsort(split.source)
-    by_row = np.empty((len(order), len(valid)), np.float32)
-    by_row[order] = counts[split.source[order]][:, valid].toarray()
-    np.save(folder / "counts.npy", by_row)
-    for number, loaded in enumerate(parts):
-        loaded.close()
-        (folder / f"part_{number:05d}.npz").unlink()
 
 
 def pooled_codes(cached: CachedCells, sae: TopKSAE, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -76,7 +76,7 @@ def main(context: Context) -> None:
 
 def load_steered_model(config: Config) -> AidoCell:
     """Load the configured model onto the configured device, and say what its licence asks."""
-    model = load_model(config.model.path, device=pick_device(config.device))
+    model = load_model(config.model.path, device=pick_device(config.device, config.extract.part))
     if config.model.depth_target is not None:
         depth = replace(model.arch.depth, goal=config.model.depth_target)
         model.arch = replace(model.arch, depth=depth)
@@ -220,7 +220,7 @@ def _key(config: Config) -> dict[str, Any]:
         inputs.append(file_digest(Path(config.dataset.path)))
         dataset.pop("path")
     stored = as_dict(config.extract)
-    for name in ("parts", "part", "plan", "layers"):  # who did the work does not change it
+    for name in ("parts", "part", "plan", "check_cells", "layers"):  # who did the work does not change it
         stored.pop(name)
     for name, reader in {"n_tokens": ("sample",), "seed": ("sample", "auto"), "max_bytes": ("auto",)}.items():
         if config.extract.tokens not in reader:

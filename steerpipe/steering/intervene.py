@@ -50,6 +50,13 @@ def apply(stream: Tensor, valid: Tensor, delta: Tensor) -> Tensor:
     return stream.index_add(1, valid, delta)
 
 
+class MaskedReadout(NamedTuple):
+    """Streams float32 (N, S, D) of cells whose genes at `columns` (n,), among the valid ones, were masked to be read."""
+
+    streams: np.ndarray
+    columns: np.ndarray
+
+
 @dataclass(frozen=True)
 class CachedCells:
     """Cells whose stream at the steered layer is known, so that no edit ever re-runs the lower blocks.
@@ -60,12 +67,15 @@ class CachedCells:
     layer : 0-based
     streams : float32 (N, S, D), every token; may be memory-mapped
     valid : int64 (G_valid,), positions of the genes that are steered and read
+    masked : with the masked readout: the streams from which each group of genes is read; else none, and every gene is
+        read from `streams` (reconstruction)
     """
 
     model: AidoCell
     layer: int
     streams: np.ndarray
     valid: Tensor
+    masked: tuple[MaskedReadout, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -74,10 +84,16 @@ class CachedCells:
     def __len__(self) -> int:
         return len(self.streams)
 
-    def batches(self, cells: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-        """Yield the streams (B, S, D) of some cells, in their order."""
+    @property
+    def readouts(self) -> tuple[MaskedReadout, ...]:
+        """Where each valid gene's expression is read from; every gene is in one of them."""
+        return self.masked or (MaskedReadout(self.streams, np.arange(len(self.valid))),)
+
+    def batches(self, cells: np.ndarray, batch_size: int, streams: np.ndarray | None = None) -> Iterator[Tensor]:
+        """Yield the streams (B, S, D) of some cells, in their order; `streams` are those of a masked readout."""
+        source = self.streams if streams is None else streams
         for start in range(0, len(cells), batch_size):
-            yield torch.from_numpy(np.array(self.streams[cells[start : start + batch_size]])).to(self.device)
+            yield torch.from_numpy(np.array(source[cells[start : start + batch_size]])).to(self.device)
 
 
 class State(NamedTuple):
@@ -99,9 +115,20 @@ def run_edit(cached: CachedCells, cells: np.ndarray, edit: Edit | None, *, batch
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.no_grad():
         for stream in cached.batches(cells, batch_size):
-            if edit is not None:
-                stream = apply(stream, cached.valid, edit(stream[:, cached.valid]))
+            stream = _edited(cached, stream, edit)
             output = cached.model.forward_from(cached.layer, stream, cached.valid)
             expression = output.final.new_zeros(len(stream), 0) if output.expression is None else output.expression
             parts.append((stream[:, cached.valid].mean(1), output.final.mean(1), expression))
-    return State(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        for streams, genes in cached.masked if columns[2].shape[1] else ():
+            read = cached.valid[torch.from_numpy(genes).to(cached.device)]
+            outputs = [
+                cached.model.forward_from(cached.layer, _edited(cached, stream, edit), read).expression
+                for stream in cached.batches(cells, batch_size, streams)
+            ]
+            columns[2][:, genes] = torch.cat([y for y in outputs if y is not None])
+    return State(*(column.float().cpu().numpy() for column in columns))
+
+
+def _edited(cached: CachedCells, stream: Tensor, edit: Edit | None) -> Tensor:
+    return stream if edit is None else apply(stream, cached.valid, edit(stream[:, cached.valid]))

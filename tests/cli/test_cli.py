@@ -45,7 +45,18 @@ def builds(folder):
 
 def test_help_lists_the_commands_and_groups(steer):
     text = steer("--help").stdout
-    for command in ("run", "extract", "train-sae", "fit", "evaluate", "plot", "pretrain", "runs", "show"):
+    for command in (
+        "run",
+        "extract",
+        "train-sae",
+        "fit",
+        "evaluate",
+        "plot",
+        "check-approximation",
+        "pretrain",
+        "runs",
+        "show",
+    ):
         assert command in text
     text = steer("fit", "--help").stdout
     assert "objective=expression|latent" in text
@@ -163,6 +174,32 @@ def test_parallel_sweep_over_objectives_builds_each_stage_once(steer, tmp_path):
     runs = list(tmp_path.glob("outputs/fit/*/*_sweep/*/manifest.json"))
     assert len(runs) == 10
     assert {json.loads(p.read_text())["status"] for p in runs} == {"done"}
+
+
+@pytest.mark.slow
+def test_extraction_in_parts_by_submitit_and_the_join(steer, tmp_path):
+    words = ("extract.parts=2", "extract.shard_tokens=3000", "threads=1")
+    launcher = ("-m", "hydra/launcher=submitit_local", "extract.part=0,1")
+    steer(*small("extract"), *words, *launcher, cwd=tmp_path)
+    assert not (tmp_path / "outputs" / ".store" / "builds.jsonl").exists()
+    assert len(list(tmp_path.glob("outputs/.store/extract/*.partial/part_*.npz"))) > 5
+    done = steer(*small("extract"), *words, cwd=tmp_path)
+    assert builds(tmp_path)["extract"] == 1
+    genes = pd.read_csv(tmp_path / done.stdout.strip().splitlines()[-1] / "genes.csv")
+    assert set(genes["how"]) <= {"symbol", "alias", "ensembl"}
+
+
+def test_a_plan_runs_nothing(steer, tmp_path):
+    text = steer(*small("run"), "--plan", cwd=tmp_path).stdout
+    assert "tokens" in text
+    assert "GB for 1 layer(s)" in text
+    assert not (tmp_path / "outputs" / ".store" / "builds.jsonl").exists()
+
+
+def test_online_training_as_typed(steer, tmp_path):
+    steer(*small("train-sae"), "activations=online", "sae.tokens=20000", cwd=tmp_path)
+    assert builds(tmp_path)["train-sae"] == 1
+    assert not list(tmp_path.rglob("streams_*.npy"))
 
 
 def test_bare_lambda_sweep_and_sae_choice_as_typed(steer, workdir):

@@ -213,3 +213,10 @@ def test_a_pickle_that_is_not_weights_is_never_run(model, tmp_path):
     torch.save({"x": Evil()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(SteerError, match="cannot be read as weights"):
         load_model(tmp_path)
+
+
+def test_embedding_unique_values_once_is_embedding_each(model):
+    embedding = model.bert["gene_embedding"]
+    x = torch.tensor([[0.0, 1.5, 0.0, -1.0], [1.5, -2.0, 3.25, 0.0]])
+    each = torch.stack([embedding(value.reshape(1, 1))[0, 0] for value in x.flatten()]).reshape(2, 4, -1)
+    torch.testing.assert_close(embedding(x), each)
