@@ -36,7 +36,9 @@ class ModelConfig:
     """A foundation model (group `model`)."""
 
     path: str = NEEDED
-    """`mini`, or a folder with config.json and weights"""
+    """`mini`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
+    revision: str | None = None
+    """commit, tag or branch of a hub id (null: main); a folder has none"""
     steering_layer: int = 4
     """the layer that `layer=steering` stands for, 0-based"""
     batch_size: int = 8
