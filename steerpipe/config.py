@@ -98,6 +98,8 @@ class ExtractConfig:
 class SaeConfig:
     """A TopK sparse autoencoder and how it is trained (group `sae`)."""
 
+    path: str | None = None
+    """a file to import instead of training (then only held_out and seed are read, to score it): `sae=file`"""
     expansion: int = 8
     """features over model width"""
     k: int = 32
@@ -123,6 +125,8 @@ class SaeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.path == "":  # sae=file, and no file
+            raise SteerError("sae.path is needed: add sae.path=topk_sae.pt to the command.")
         _one_of("sae.activation", self.activation, ("identity", "relu"))
         _positive("sae", self, "expansion", "k", "lr", "batch_size", "tokens", "dead_after")
         _share("sae", self, "held_out")

@@ -20,7 +20,7 @@ from ..steering.intervene import CachedCells
 from ..store import Artefact
 from .common import Context
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
-from .train_sae import Dictionary, dictionary
+from .train_sae import Dictionary, check_dictionary, dictionary
 
 VERSION = 1
 
@@ -100,6 +100,7 @@ class Experiment:
 def prepare(context: Context) -> Experiment:
     """Load an experiment, building what is missing: activations, dictionary, and the source cells' full streams."""
     config = context.config
+    check_dictionary(config)
     source = activations(context, lambda obs: split_contrast(obs, config.contrast, config.dataset))
     split = split_contrast(source.obs, config.contrast, config.dataset)
     layer = layer_index(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from ..config import Config
@@ -40,4 +42,5 @@ def caption(config: Config) -> str:
     model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
     data = config.dataset.path or config.dataset.name
     source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
-    return f"{model} · {data} · {source} -> {target} · layer {config.layer.index} · SAE x{config.sae.expansion} k{config.sae.k}"
+    sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
+    return f"{model} · {data} · {source} -> {target} · layer {config.layer.index} · SAE {sae}"
