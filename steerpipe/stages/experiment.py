@@ -81,12 +81,17 @@ class Experiment:
         seen[rng.permutation(n)[: round(self.context.config.objective.seen_genes * n)]] = True
         return seen
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the model predicts expression: without it there is no expression geometry."""
+        return self.activations.expression is not None
+
     @cached_property
     def expression(self) -> np.ndarray:
         """float32 (N, G_valid) predicted expression of every cell of the dataset."""
         found = self.activations.expression
         if found is None:
-            raise SteerError("this checkpoint has no output head: only objective=latent can be fitted, and none evaluated.")
+            raise SteerError("this checkpoint has no output head: take objective=latent and evaluate.objectives=[latent].")
         return np.asarray(found)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from ..device import pick_device
 from ..digest import file_digest
 from ..errors import SteerError
 from ..models.aido_cell import AidoCell
-from ..models.checkpoints import LICENCE, load_model, model_digest, model_folder, read_config
+from ..models.checkpoints import load_model, model_digest, model_folder, provenance, read_config
 from ..store import Artefact
+from .checkpoint import introduce
 from .common import Context
 
 log = logging.getLogger(__name__)
@@ -85,16 +87,13 @@ def main(context: Context) -> None:
 
 
 def load_steered_model(config: Config) -> AidoCell:
-    """Load the configured model onto the configured device, and say what its licence asks."""
-    model = load_model(config.model.path, device=pick_device(config.device))
-    if config.model.path != "mini":
-        log.info(LICENCE)
-    return model
+    """Load the configured model onto the configured device."""
+    return load_model(config.model.path, config.model.revision, device=pick_device(config.device))
 
 
 def layer_index(config: Config) -> int:
     """Return the 0-based steering layer; -1 counts from the end."""
-    n = read_config(model_folder(config.model.path)).num_hidden_layers
+    n = read_config(model_folder(config.model.path, config.model.revision)).num_hidden_layers
     index = config.layer.index if config.layer.index >= 0 else n + config.layer.index
     if not 0 <= index < n:
         raise SteerError(f"layer.index={config.layer.index} does not exist: the model has blocks 0 to {n - 1}.")
@@ -119,6 +118,8 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     """
     config = context.config
     layer = layer_index(config)
+    digest = model_digest(config.model.path, config.model.revision)
+    introduce(context, digest)
 
     def build(folder: Path) -> None:
         model = load_steered_model(config)
@@ -143,11 +144,13 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
         obs.insert(0, "cell", cells.obs.index.astype(str))
         obs.to_parquet(folder / "obs.parquet", index=False)
         (folder / "genes.txt").write_text("\n".join(model.genes[i] for i in cells.valid) + "\n")
+        # the licence goes where the activations go
+        (folder / "model.json").write_text(json.dumps(provenance(config.model.path, config.model.revision), indent=1))
 
     dataset = as_dict(config.dataset)
     for name in ("groups", "label", "batch"):  # every column of obs is stored, whichever is looked at
         dataset.pop(name)
-    inputs = [model_digest(config.model.path)]
+    inputs = [digest]
     if config.dataset.path is not None and Path(config.dataset.path).is_file():
         inputs.append(file_digest(Path(config.dataset.path)))
         dataset.pop("path")
