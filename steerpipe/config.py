@@ -36,7 +36,9 @@ class ModelConfig:
     """A foundation model (group `model`)."""
 
     path: str = NEEDED
-    """`mini`, or a folder with config.json and weights"""
+    """`mini`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
+    revision: str | None = None
+    """commit, tag or branch of a hub id (null: main); a folder has none"""
     steering_layer: int = 4
     """the layer that `layer=steering` stands for, 0-based"""
     batch_size: int = 8
@@ -137,6 +139,8 @@ class ExtractConfig:
 class SaeConfig:
     """A TopK sparse autoencoder and how it is trained (group `sae`)."""
 
+    path: str | None = None
+    """a file to import instead of training (then only held_out and seed are read, to score it): `sae=file`"""
     expansion: int = 8
     """features over model width"""
     k: int = 32
@@ -162,6 +166,8 @@ class SaeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.path == "":  # sae=file, and no file
+            raise SteerError("sae.path is needed: add sae.path=topk_sae.pt to the command.")
         _one_of("sae.activation", self.activation, ("identity", "relu"))
         _positive("sae", self, "expansion", "k", "lr", "batch_size", "tokens", "dead_after")
         _share("sae", self, "held_out")

@@ -12,6 +12,7 @@ from steerpipe.errors import SteerError
 MANDATORY = {
     ("model", "local"): ["model.path=x"],
     ("dataset", "h5ad"): ["dataset.path=x"],
+    ("sae", "file"): ["sae.path=x"],
     ("contrast", "labels"): ["contrast.source=a", "contrast.target=b"],
 }
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
@@ -79,6 +80,17 @@ def test_values_that_are_not_allowed(override, message):
     with pytest.raises(SteerError, match=message) as error:
         compose(override)
     assert "\n" not in str(error.value)
+
+
+def test_the_released_models_name_the_hub_and_a_revision():
+    sizes = {"3m": (4, "main"), "10m": (5, "main"), "100m": (12, "71b1d8586687762733848c6f21e1bcc12db33f18")}
+    for size, (layer, revision) in sizes.items():
+        config = compose(f"model=aido_cell_{size}")
+        assert config.model.path == f"genbio-ai/AIDO.Cell-{size.upper()}"
+        assert config.layer.index == config.model.steering_layer == layer
+        assert config.model.revision == revision
+    assert compose().model.revision is None
+    assert compose("model=local", "model.path=/x").model.revision is None
 
 
 def test_every_choice_says_what_it_is_for():

@@ -28,8 +28,12 @@ def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
             "de_down_unseen": "down, not seen\nby the fit",
         },
     }
+    scored = set(cells["space"])  # a model without an output head has no expression to be scored in
+    rows = {title: {name: label for name, label in spaces.items() if name in scored} for title, spaces in rows.items()}
+    rows = {title: spaces for title, spaces in rows.items() if spaces}
     objectives = [name for name in ("latent", "expression") if name in set(cells["recipe"])]
-    figure, axes = subplots(2, len(objectives), width=4.2 * len(objectives), height=5.6, sharey="row")
+    width = max(6.4, 4.2 * len(objectives))  # the line above the figure is that long
+    figure, axes = subplots(len(rows), len(objectives), width=width, height=2.8 * len(rows), sharey="row")
     for ax, (objective, (title, spaces)) in zip(
         axes, [(objective, row) for row in rows.items() for objective in objectives], strict=True
     ):
@@ -66,7 +70,8 @@ def before_after(cells: pd.DataFrame, caption: str) -> Figure:
     cells : columns recipe, space, before, after
     """
     spaces = {"layer": "latent space (steered layer)", "de_up": "DE genes up", "de_down": "DE genes down"}
-    figure, axes = subplots(1, len(spaces), width=9.6, height=3.4)
+    spaces = {name: title for name, title in spaces.items() if name in set(cells["space"])}
+    figure, axes = subplots(1, len(spaces), width=max(5.6, 3.2 * len(spaces)), height=3.4)
     for ax, (space, title) in zip(axes, spaces.items(), strict=True):
         here = cells[cells["space"] == space]
         for name in ("latent", "expression"):

@@ -1,4 +1,4 @@
-"""SAEs on disk in SAELens' layout: cfg.json and sae_weights.safetensors."""
+"""SAEs on disk: SAELens' layout (cfg.json and sae_weights.safetensors), and the file of the published AIDO.Cell SAEs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..errors import SteerError
 from .model import TopKSAE
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
+LAYOUT = ("cfg.json", "sae_weights.safetensors")
+PUBLISHED = "topk_sae.pt"
+"""What the published training script calls its file."""
+TENSORS = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "decoder.bias"}
+
+PLAIN = {"normalize_activations": "none", "rescale_acts_by_decoder_norm": False, "reshape_activations": "none"}
+"""SAELens options that change what the weights mean; only these values are read."""
 
 
 def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
@@ -39,29 +48,107 @@ def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
     save_file(state, folder / "sae_weights.safetensors")
 
 
-def load_sae(folder: Path) -> TopKSAE:
-    """Read an SAE of the TopK architecture.
+def sae_files(path: Path) -> list[Path]:
+    """Return the files that an SAE is read from: the file itself, or those of a folder in either format."""
+    if not path.is_dir():
+        return [path]
+    return [path / PUBLISHED] if (path / PUBLISHED).is_file() else [path / name for name in LAYOUT]
+
+
+def import_sae(path: Path) -> TopKSAE:
+    """Read an SAE that was trained elsewhere: a published file, or a folder with one, or a folder in SAELens' layout."""
+    files = sae_files(path)
+    return load_published(files[0]) if len(files) == 1 else load_sae(path)
+
+
+def load_published(path: Path) -> TopKSAE:
+    """Read a published SAE: a torch file of `model_state_dict`, `expansion`, `k` and `use_b_pre`.
+
+    Its definition is encoder(x - b_pre), of which the k largest *values* (not magnitudes) are kept with their signs, then
+    decoder(z) + b_pre; encoder.weight is (F, D), decoder.weight (D, F), and without use_b_pre there is no b_pre.
+
+    Returns
+    -------
+    TopKSAE float32, activation identity; its b_pre is kept apart
 
     Raises
     ------
     SteerError
-        A file is missing, or the architecture is not topk.
+        The file is missing, is not of that format, or its sizes contradict each other.
     """
     try:
-        cfg = json.loads((folder / "cfg.json").read_text())
-        state = load_file(folder / "sae_weights.safetensors")
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        msg = f"no SAE in {path}; sae.path takes a published {PUBLISHED} or a folder with {' and '.join(LAYOUT)}."
+        raise SteerError(msg) from error
+    except Exception as error:  # pickle raises many types for a broken file
+        raise SteerError(f"{path} cannot be read as an SAE ({type(error).__name__}); fetch the file again.") from error
+    types = {"model_state_dict": dict, "expansion": int, "k": int}
+    missing = [name for name, kind in types.items() if not isinstance(found, dict) or not isinstance(found.get(name), kind)]
+    if missing:
+        raise SteerError(f"{path} is no published SAE: it lacks {', '.join(missing)}; the file to take is {PUBLISHED}.")
+    # a model wrapped for several devices has this before every name
+    state = {name.removeprefix("module."): tensor for name, tensor in found["model_state_dict"].items()}
+    names = TENSORS | ({"b_pre": "b_pre"} if found.get("use_b_pre", "b_pre" in state) else {})
+    absent = [name for name in names.values() if name not in state]
+    if absent:
+        raise SteerError(f"{path}: the SAE's weights lack {', '.join(absent)}.")
+    n_features, width = state["encoder.weight"].shape if state["encoder.weight"].ndim == 2 else (-1, 0)
+    if n_features != found["expansion"] * width:
+        raise SteerError(f"{path}: expansion={found['expansion']} of width {width} does not give its {n_features} features.")
+    sae = _sized(width, n_features, found["k"], path, activation="identity", unit_norm=False)
+    turned = {ours: state[theirs].T if state[theirs].ndim == 2 else state[theirs] for ours, theirs in names.items()}
+    return _filled(sae, turned, tuple(names), path)
+
+
+def load_sae(folder: Path) -> TopKSAE:
+    """Read an SAE of the TopK architecture in SAELens' layout.
+
+    Raises
+    ------
+    SteerError
+        A file is missing or broken, the architecture is not topk, or an option changes what the weights mean.
+    """
+    try:
+        cfg = json.loads((folder / LAYOUT[0]).read_text())
+        state = load_file(folder / LAYOUT[1])
     except OSError as error:
-        raise SteerError(f"no SAE in {folder}: cfg.json and sae_weights.safetensors are needed ({error}).") from error
+        raise SteerError(f"no SAE in {folder}: {' and '.join(LAYOUT)} are needed ({error}).") from error
+    except (ValueError, SafetensorError) as error:
+        raise SteerError(f"the SAE in {folder} cannot be read ({type(error).__name__}); fetch the files again.") from error
     if cfg.get("architecture") != "topk":
         raise SteerError(f"{folder}: architecture {cfg.get('architecture')!r} is not supported, only 'topk'.")
-    meta = cfg.get("metadata", {})
+    for key, plain in PLAIN.items():
+        if cfg.get(key, plain) not in (plain, None):
+            raise SteerError(f"{folder}/{LAYOUT[0]}: {key}={cfg[key]!r} is not supported, only {plain!r}.")
+    missing = [key for key in ("d_in", "d_sae", "k") if key not in cfg]
+    if missing:
+        raise SteerError(f"{folder}/{LAYOUT[0]} lacks {', '.join(missing)}.")
+    meta = cfg.get("metadata") or {}
     # SAELens' own topk applies relu after TopK; ours marks its signed codes in the metadata
-    sae = TopKSAE(
-        cfg["d_in"], cfg["d_sae"], cfg["k"], activation=meta.get("activation", "relu"), unit_norm=meta.get("unit_norm", False)
-    )
+    options = {"activation": meta.get("activation", "relu"), "unit_norm": meta.get("unit_norm", False)}
+    sae = _filled(_sized(cfg["d_in"], cfg["d_sae"], cfg["k"], folder, **options), state, WEIGHTS, folder)
+    if cfg.get("apply_b_dec_to_input"):
+        with torch.no_grad():
+            sae.b_enc.sub_(sae.b_dec @ sae.W_enc)
+    return sae
+
+
+def _sized(width: int, n_features: int, k: int, where: Path, **options: Any) -> TopKSAE:
+    if not 0 < k <= n_features:
+        raise SteerError(f"{where}: k={k} must lie between 1 and the {n_features} features.")
+    return TopKSAE(width, n_features, k, **options)
+
+
+def _filled(sae: TopKSAE, state: dict[str, Tensor], names: tuple[str, ...], where: Path) -> TopKSAE:
+    """Copy tensors by name into an SAE, frozen; each must be there and have the SAE's own shape."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise SteerError(f"{where}: the SAE's weights lack {', '.join(missing)}.")
     with torch.no_grad():
-        if cfg.get("apply_b_dec_to_input"):
-            state["b_enc"] = state["b_enc"] - state["b_dec"] @ state["W_enc"]
-        for name in WEIGHTS:
-            getattr(sae, name).copy_(state[name])
+        for name in names:
+            mine: Tensor = getattr(sae, name)
+            if mine.shape != state[name].shape:
+                raise SteerError(f"{where}: {name} has shape {tuple(state[name].shape)}, not {tuple(mine.shape)}.")
+            mine.copy_(state[name])
     return sae.eval().requires_grad_(False)

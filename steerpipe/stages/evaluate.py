@@ -18,6 +18,7 @@ from ..progress import track
 from ..steering.controls import mean_difference, random_direction, random_recipe, shuffle_sides
 from ..steering.intervene import Edit, State, add_vector, run_edit, scale_features, splice
 from ..store import Artefact
+from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
 from .fit import Recipe, fit, latent_problem
@@ -36,7 +37,7 @@ class Evaluation:
     scores : one row per recipe, split and space (see evaluate.distances.Score; random controls are means over seeds,
         and their intervals are the 2.5 and 97.5 percentiles over seeds)
     cells : one row per recipe, split, space and cell: distance before and after
-    genes : gap fraction per gene, held-out cells
+    genes : gap fraction per gene, held-out cells; no rows for a model without an output head
     paths : the fits' lambda paths
     """
 
@@ -99,6 +100,7 @@ def summary(scores: pd.DataFrame, split: str = "held") -> pd.DataFrame:
 def evaluation(context: Context) -> Evaluation:
     """Return the evaluation of the configured objectives, fitting and scoring what is missing."""
     config = context.config
+    require_head(config, config.evaluate.objectives, "evaluate.objectives=[latent]")
     experiment = prepare(context)
     recipes = [fit(experiment, replace(config.objective, name=name)) for name in config.evaluate.objectives]
 
@@ -139,7 +141,7 @@ def _score_all(
                 score_rows.append({**label, "space": space, **result.row()})
                 cells = experiment.split.source[rows[split]]
                 cell_rows.append(pd.DataFrame({**label, "space": space, "cell": cells, "before": before, "after": after}))
-            if split == "held" and trial.kind == "recipe":
+            if split == "held" and trial.kind == "recipe" and experiment.has_head:
                 target = experiment.expression[experiment.split.target_held]
                 gaps = gap_fraction(base[split].expression, state.expression, target, experiment.genes)
                 share, p = direction_test(gaps, np.concatenate([experiment.de_genes.up, experiment.de_genes.down]))
@@ -156,6 +158,9 @@ def _score_all(
             over_seeds = scores.groupby(keys, sort=False)[name].quantile(q).to_numpy()
             means[f"{name}_{bound}"] = np.where(seeds.to_numpy() > 1, over_seeds, means[f"{name}_{bound}"])
     means["seeds"] = seeds.to_numpy()
+    if not gene_frames:  # no output head: the columns alone
+        none = np.zeros((1, 0))
+        gene_frames = [gap_fraction(none, none, none, []).assign(recipe="")]
     return means, pd.concat(cell_rows, ignore_index=True), pd.concat(gene_frames, ignore_index=True)
 
 
@@ -211,6 +216,8 @@ def _pairs(experiment: Experiment, split: str, before: State, after: State) -> d
         if space == "layer":
             k = min(10, len(target))
             pairs["layer_nearest"] = nearest_mean(a, target, k), nearest_mean(b, target, k)
+    if not experiment.has_head:
+        return pairs
     mu = experiment.expression[cells].mean(0)
     for name, genes in experiment.de_genes.sets().items():
         a, b = before.expression[:, genes], after.expression[:, genes]
@@ -225,7 +232,7 @@ def _ceiling(experiment: Experiment, before: State) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     halves = [{"layer": experiment.layer[some], "final": experiment.final[some]} for some in (half, other)]
     source = {"layer": before.layer, "final": before.final}
-    for name, genes in experiment.de_genes.sets().items():
+    for name, genes in experiment.de_genes.sets().items() if experiment.has_head else ():
         for values, some in zip(halves, (half, other), strict=True):
             values[f"de_{name}"] = experiment.expression[some][:, genes]
         source[f"de_{name}"] = before.expression[:, genes]

@@ -19,7 +19,7 @@ from ..store import Artefact
 from .common import Context
 from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
-from .train_sae import Dictionary, dictionary
+from .train_sae import Dictionary, check_dictionary, dictionary
 
 VERSION = 2
 
@@ -87,10 +87,15 @@ class Experiment:
         return seen
 
     @property
+    def has_head(self) -> bool:
+        """Whether the model predicts expression: without it there is no expression geometry."""
+        return self.predicted is not None
+
+    @property
     def expression(self) -> CellRows:
         """Predicted expression of the contrast's cells."""
         if self.predicted is None:
-            raise SteerError("this checkpoint has no output head: only objective=latent can be fitted, and none evaluated.")
+            raise SteerError("this checkpoint has no output head: take objective=latent and evaluate.objectives=[latent].")
         return self.predicted
 
     @cached_property
@@ -107,6 +112,7 @@ def prepare(context: Context) -> Experiment:
     if config.model.tokens != "all":
         msg = "steering reads genes that are not expressed too: use model.tokens=all (expressed is for extract and train-sae)."
         raise SteerError(msg)
+    check_dictionary(config)
     cap = config.model.source_cells
     source = activations(context, lambda obs: split_contrast(obs, config.contrast, config.dataset))
     split = split_contrast(source.obs, config.contrast, config.dataset, max_source=cap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,12 +19,14 @@ from ..activations.tokens import TokenPolicy, TokenSource, affordable_policy
 from ..config import Config, as_dict
 from ..data import datasets
 from ..data.cells import CellSource
+from ..data.genes import gene_list
 from ..device import pick_device
 from ..digest import file_digest
 from ..errors import SteerError
 from ..models.aido_cell import AidoCell, ArchConfig
-from ..models.checkpoints import LICENCE, load_model, model_digest, model_folder, model_genes, read_config
+from ..models.checkpoints import load_model, model_digest, model_folder, model_genes, provenance, read_config, released_arch
 from ..store import Artefact
+from .checkpoint import introduce
 from .common import Context
 
 log = logging.getLogger(__name__)
@@ -75,13 +78,12 @@ def main(context: Context) -> None:
 
 
 def load_steered_model(config: Config) -> AidoCell:
-    """Load the configured model onto the configured device, and say what its licence asks."""
-    model = load_model(config.model.path, device=pick_device(config.device, config.extract.part))
+    """Load the configured model onto the configured device."""
+    device = pick_device(config.device, config.extract.part)
+    model = load_model(config.model.path, config.model.revision, device=device)
     if config.model.depth_target is not None:
         depth = replace(model.arch.depth, goal=config.model.depth_target)
         model.arch = replace(model.arch, depth=depth)
-    if config.model.path != "mini":
-        log.info(LICENCE)
     return model
 
 
@@ -108,17 +110,20 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     """
     config = context.config
     online = config.activations == "online"
+    digest = model_digest(config.model.path, config.model.revision)
+    introduce(context, digest)
 
     def build(folder: Path) -> None:
-        genes = model_genes(config.model.path)
+        genes = model_genes(config.model.path, config.model.revision)
         cells = load_cells(config, genes)
         check(cells.obs)
         _describe(cells, folder)
-        if online:
-            return
-        _extract(config, cells, folder)
+        # the licence goes where the activations go
+        (folder / "model.json").write_text(json.dumps(provenance(config.model.path, config.model.revision), indent=1))
+        if not online:
+            _extract(config, cells, folder)
 
-    artefact = context.store.get("extract", **_key(config), build=build)
+    artefact = context.store.get("extract", **_key(config, digest), build=build)
     path = artefact.path
     tokens = _online(config) if online else Shards(path, layer_index(config))
     genes = (path / "genes.txt").read_text().split()
@@ -128,12 +133,14 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
 def extract_part(context: Context) -> None:
     """Extract one of several parts into the folder that the joining run will publish."""
     config = context.config
-    folder = context.store.shared("extract", **_key(config))
+    digest = model_digest(config.model.path, config.model.revision)
+    introduce(context, digest)
+    folder = context.store.shared("extract", **_key(config, digest))
     if folder is None:
         log.info("the whole extraction is in the store already")
         return
     assert config.extract.part is not None
-    cells = load_cells(config, model_genes(config.model.path))
+    cells = load_cells(config, model_genes(config.model.path, config.model.revision))
     whole = _extract(config, cells, folder, (config.extract.part, config.extract.parts))
     rest = "all shards are there: the same command without extract.part joins them" if whole else "others are still to come"
     log.info("part %d of %d done; %s", config.extract.part, config.extract.parts, rest)
@@ -142,12 +149,13 @@ def extract_part(context: Context) -> None:
 def plan(context: Context) -> Plan:
     """Return what the extraction would cost; one block is timed on the device."""
     config = context.config
-    genes = model_genes(config.model.path)
+    released = released_arch(config.model.path)
+    genes = gene_list() if released is not None else model_genes(config.model.path, config.model.revision)
     return _plan(config, load_cells(config, genes), device=pick_device(config.device))
 
 
 def _plan(config: Config, cells: CellSource, **options: Any) -> Plan:
-    arch = read_config(model_folder(config.model.path))
+    arch = _arch(config)
     policy = _policy(config, arch, cells.shape[0], len(cells.valid))
     subset = None
     if config.model.tokens == "expressed":
@@ -210,12 +218,12 @@ def _policy(config: Config, arch: ArchConfig, n_cells: int, n_valid: int) -> Tok
     return TokenPolicy(wanted, config.extract.n_tokens if wanted == "sample" else 0, seed)
 
 
-def _key(config: Config) -> dict[str, Any]:
-    """What identifies an extraction in the store."""
+def _key(config: Config, digest: str) -> dict[str, Any]:
+    """What identifies an extraction in the store, with the digest of the model's files."""
     dataset = as_dict(config.dataset)
     for name in ("groups", "label", "batch"):  # every column of obs is stored, whichever is looked at
         dataset.pop(name)
-    inputs = [model_digest(config.model.path)]
+    inputs = [digest]
     if config.dataset.path is not None and Path(config.dataset.path).is_file():
         inputs.append(file_digest(Path(config.dataset.path)))
         dataset.pop("path")
@@ -235,8 +243,13 @@ def _key(config: Config) -> dict[str, Any]:
     return {"version": VERSION, "config": settings, "inputs": inputs}
 
 
+def _arch(config: Config) -> ArchConfig:
+    """The model's sizes; those of released checkpoints are known, so that a plan fetches nothing."""
+    return released_arch(config.model.path) or read_config(model_folder(config.model.path, config.model.revision))
+
+
 def _layer(config: Config, name: str, index: int) -> int:
-    n = read_config(model_folder(config.model.path)).num_hidden_layers
+    n = _arch(config).num_hidden_layers
     found = index if index >= 0 else n + index
     if not 0 <= found < n:
         raise SteerError(f"{name}={index} does not exist: the model has blocks 0 to {n - 1}.")

@@ -16,6 +16,7 @@ from ..config import LambdaConfig, ObjectiveConfig, as_dict
 from ..evaluate.recruitment import counts
 from ..steering.lasso import LatentProblem
 from ..store import Artefact
+from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
 from .expression import ExpressionPath, cells_key
@@ -46,6 +47,7 @@ class Recipe:
 
 def main(context: Context) -> None:
     """Fit, and report counts, certificate, path and the recruited features."""
+    require_head(context.config, [context.config.objective.name], "objective=latent")
     experiment = prepare(context)
     recipe = fit(experiment, context.config.objective)
     context.run.metrics({f"fit/{name}": value for name, value in recipe.info.items()})

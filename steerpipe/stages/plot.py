@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from ..config import Config
@@ -41,5 +43,6 @@ def caption(config: Config, tokens: str) -> str:
     model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
     data = config.dataset.path or config.dataset.name
     source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
-    sae = f"SAE x{config.sae.expansion} k{config.sae.k} on {tokens} tokens"
-    return f"{model} · {data} · {source} -> {target} · layer {config.layer.index} · {sae}"
+    sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
+    where = f"{source} -> {target} · layer {config.layer.index}"
+    return f"{model} · {data} · {where} · SAE {sae} on {tokens} tokens"

@@ -16,7 +16,7 @@ from ..data import datasets
 from ..data.genes import align, gene_list
 from ..evaluate.pretrained import Profiles, identity_table, masked_table
 from ..models.aido_cell import AidoCell, ArchConfig
-from ..models.checkpoints import load_model, save_model
+from ..models.checkpoints import OWN_LICENCE, load_model, save_model
 from ..models.panel import build_panel
 from ..models.preprocess import DepthRule
 from ..models.pretrain import pretrain
@@ -104,7 +104,7 @@ def trained(context: Context) -> Artefact:
 
             small = align(embedded.var_names, panel).valid
             pretrain(model, counts, config, folder, panels=[small], minutes=minutes, report=report)
-        save_model(model, folder)
+        save_model(model, folder, licence=OWN_LICENCE)
         for name in ("checkpoint.pt", "teacher.pt"):
             (folder / name).unlink(missing_ok=True)
 

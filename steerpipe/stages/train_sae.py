@@ -1,18 +1,21 @@
-"""`steer train-sae`: a dictionary on the stored activations, scored on cells that it never saw."""
+"""`steer train-sae`: a dictionary on the stored activations, trained or imported, scored on cells that it never saw."""
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..config import as_dict
+from ..config import Config, as_dict
 from ..device import pick_device
+from ..digest import file_digest
 from ..errors import SteerError
-from ..sae.io import load_sae, save_sae
+from ..models.checkpoints import model_folder, read_config
+from ..sae.io import import_sae, load_sae, sae_files, save_sae
 from ..sae.metrics import score_sae
 from ..sae.model import TopKSAE
 from ..sae.train import split_cells, train_sae
@@ -20,12 +23,13 @@ from ..store import Artefact
 from .common import Context
 from .extract import Activations, activations
 
+log = logging.getLogger(__name__)
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A trained SAE and its scores (flat, `sae_train/...` and `sae_held/...`)."""
+    """An SAE and its scores (flat, `sae_train/...` and `sae_held/...`)."""
 
     artefact: Artefact
     sae: TopKSAE
@@ -33,24 +37,50 @@ class Dictionary:
 
 
 def main(context: Context) -> None:
-    """Train, and report scores, the curve and each feature's density."""
+    """Train or import, and report scores, the curve and each feature's density."""
+    check_dictionary(context.config)
     found = dictionary(context, activations(context))
     context.run.metrics(found.scores | {"sae/seconds": found.artefact.seconds})
-    context.run.curve([json.loads(line) for line in (found.artefact.path / "curve.jsonl").read_text().splitlines()])
+    curve = found.artefact.path / "curve.jsonl"
+    if curve.is_file():
+        context.run.curve([json.loads(line) for line in curve.read_text().splitlines()])
     context.run.table("features", pd.read_csv(found.artefact.path / "features.csv"))
 
 
+def check_dictionary(config: Config) -> None:
+    """Refuse, before anything is computed, an SAE that cannot be trained on the model's stream or is not of its width."""
+    width = read_config(model_folder(config.model.path, config.model.revision)).hidden_size
+    if config.sae.path is not None:
+        found = import_sae(Path(config.sae.path).expanduser()).W_dec.shape[1]
+        if found != width:
+            raise SteerError(f"sae.path={config.sae.path} is of width {found}, but {config.model.path} has width {width}.")
+    elif config.sae.k > config.sae.expansion * width:
+        n_features = config.sae.expansion * width
+        raise SteerError(f"sae.k={config.sae.k} is more than the {n_features} features of expansion {config.sae.expansion}.")
+
+
 def dictionary(context: Context, source: Activations) -> Dictionary:
-    """Return the configured SAE on the given activations, training it when it is missing."""
+    """Return the configured SAE on the given activations, training or importing it when it is missing."""
     config = context.config.sae
-    n_features = config.expansion * source.tokens.width
-    if config.k > n_features:
-        raise SteerError(f"sae.k={config.k} is more than the {n_features} features of expansion {config.expansion}.")
+    settings = as_dict(config)
+    settings.pop("path")
+    inputs: list[str] = []
+    if config.path is not None:
+        files = sae_files(Path(config.path).expanduser())
+        # which cells are scored is all that an import reads of the config
+        settings = {"held_out": config.held_out, "seed": config.seed}
+        inputs = [file_digest(file) for file in files]
 
     def build(folder: Path) -> None:
         train, held = split_cells(source.tokens.n_cells, config.held_out, config.seed)
-        sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
-        save_sae(sae, folder, {"steerpipe": as_dict(config), "activations": source.artefact.key})
+        if config.path is None:
+            sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
+            origin = {"steerpipe": as_dict(config)}
+        else:
+            sae = import_sae(Path(config.path).expanduser())
+            origin = {"imported": {"path": config.path, "digest": inputs}}
+            log.info("imported %s; held-out cells are only held out if it was not trained on this dataset", config.path)
+        save_sae(sae, folder, {**origin, "activations": source.artefact.key})
         sae = load_sae(folder)  # what is scored is what later runs will read
         # as many training cells as held-out ones: enough for a figure beside them
         scores = {"sae_train": score_sae(sae, source.tokens, train[:: max(1, len(train) // len(held))])}
@@ -60,5 +90,7 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
         density = {f"density_{name.removeprefix('sae_')}": score.density for name, score in scores.items()}
         pd.DataFrame({"feature": np.arange(sae.n_features), **density}).to_csv(folder / "features.csv", index=False)
 
-    artefact = context.store.get("train-sae", version=VERSION, config=as_dict(config), parents=[source.artefact], build=build)
+    artefact = context.store.get(
+        "train-sae", version=VERSION, config=settings, parents=[source.artefact], inputs=inputs, build=build
+    )
     return Dictionary(artefact, load_sae(artefact.path), json.loads((artefact.path / "scores.json").read_text()))

@@ -1,8 +1,7 @@
-"""The model against a second, plain implementation; preprocessing; checkpoints."""
+"""The model against a second, plain implementation; preprocessing."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -12,7 +11,6 @@ from scipy.special import erf, softmax
 
 from steerpipe.errors import SteerError
 from steerpipe.models.aido_cell import AidoCell, ArchConfig
-from steerpipe.models.checkpoints import load_model, normalise_keys, save_model
 from steerpipe.models.preprocess import MASK, DepthRule, model_input
 
 from ..conftest import random_model
@@ -145,74 +143,6 @@ def test_mask_is_written_after_normalisation(model):
     masked[:, 7] = MASK
     assert (masked[:, -2:] == x[:, -2:]).all()
     assert not torch.allclose(model(masked).expression, model(x).expression)
-
-
-@pytest.mark.parametrize("form", ["safetensors", "bin", "both biases", "other bias", "no prefix"])
-def test_checkpoint_round_trip(model, values, tmp_path, form):
-    save_model(model, tmp_path, dtype=torch.float32)
-    state = model.state_dict()
-    bias = state["cls.predictions.decoder.bias"]
-    if form != "safetensors":
-        (tmp_path / "model.safetensors").unlink()
-        if form == "both biases":
-            state["cls.predictions.bias"] = bias
-        if form == "other bias":
-            state["cls.predictions.bias"] = state.pop("cls.predictions.decoder.bias")
-        if form == "no prefix":
-            state = {k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.")}
-        torch.save(state, tmp_path / "pytorch_model.bin")
-    loaded = load_model(tmp_path)
-    assert loaded.genes == model.genes
-    assert loaded.arch == model.arch
-    assert loaded.has_head == (form != "no prefix")
-    assert torch.equal(loaded(values).final, model(values).final)
-
-
-def test_unequal_tied_biases_are_refused(model):
-    state = model.state_dict() | {"cls.predictions.bias": torch.ones(1) * 9}
-    with pytest.raises(SteerError, match="differ"):
-        normalise_keys(state)
-
-
-def _edit_config(folder, **changes):
-    settings = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in settings.items() if v is not None}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: _edit_config(f, normalization_type="RMSNorm"), "RMSNorm"),
-        (lambda f: _edit_config(f, position_embedding_type="rope"), "rope"),
-        (lambda f: _edit_config(f, hidden_size=None), "lacks hidden_size"),
-        (lambda f: _edit_config(f, intermediate_size=64), "has shape"),
-        (lambda f: _edit_config(f, num_hidden_layers=2), "unknown"),
-        (lambda f: _edit_config(f, max_position_embeddings=61), "60 genes for 61 positions"),
-        (lambda f: (f / "model.safetensors").unlink(), "no weights in"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"junk" * 50), "cannot be read as weights"),
-        (lambda f: (f / "config.json").unlink(), "no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "not JSON"),
-    ],
-)
-def test_broken_checkpoints_are_refused_in_one_line(model, tmp_path, damage, message):
-    save_model(model, tmp_path)
-    damage(tmp_path)
-    with pytest.raises(SteerError, match=message) as error:
-        load_model(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_pickle_that_is_not_weights_is_never_run(model, tmp_path):
-    save_model(model, tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-
-    class Evil:
-        def __reduce__(self):
-            return (pytest.fail, ("the pickle was executed",))
-
-    torch.save({"x": Evil()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(SteerError, match="cannot be read as weights"):
-        load_model(tmp_path)
 
 
 def test_embedding_unique_values_once_is_embedding_each(model):
