@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from ..device import mixed_precision
 from ..errors import SteerError
 from .aido_cell import AidoCell
 from .recipe import Recipe, cosine
-from .teacher import MaskedAutoencoder, train_teacher
+from .teacher import MaskedAutoencoder, mean_teacher, train_teacher
 from .thinning import Batch, ThinnedCells, log_cp10k
 
 N_COMPONENTS = 48
@@ -130,41 +130,45 @@ def pretrain(
     scores = torch.zeros(len(counts), components.scores.shape[1])
     scores[train] = torch.from_numpy(components.scores)
     guide = Guide(model.arch.hidden_size, components.share)
-    everything = [*model.parameters(), *guide.parameters()]
-    decay = [p for p in everything if p.ndim > 1]
-    plain = [p for p in everything if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
-    data.teacher = _teacher(data, train, recipe, folder / "teacher.pt")
-    first = 0
+    teachers = _teachers(data, train, recipe, folder)
+    data.teacher = teachers[0] if teachers else None
+    optimiser = _optimiser([*model.parameters(), *guide.parameters()], recipe)
+    total, first = recipe.steps + recipe.settle_steps, 0
     recent: list[float] = []
     curve: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
+        first, curve = saved["step"], saved["curve"]
         model.load_state_dict(saved["model"])
         guide.load_state_dict(saved["guide"])
+        if first > recipe.steps:
+            optimiser = _optimiser(model.parameters(), recipe)
         optimiser.load_state_dict(saved["optimiser"])
-        first, curve = saved["step"], saved["curve"]
     model.train().requires_grad_(True)
     clock = time.monotonic()
-    for step in range(first, recipe.steps):
-        rng = np.random.default_rng([recipe.seed, step])  # a step's draw depends on its number alone: resumable
-        full = step >= recipe.steps - recipe.full_steps
-        long = full or step % 8 == 7
-        cells = rng.choice(train, recipe.full_batch_size if long else recipe.batch_size, replace=False)
+    for step in range(first, total):
+        settling = step >= recipe.steps
+        if step == recipe.steps:
+            model.load_state_dict({name: p.half().float() for name, p in model.state_dict().items()})
+            optimiser = _optimiser(model.parameters(), recipe)
+        if settling and teachers:
+            data.teacher = mean_teacher(teachers)
         for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * cosine(step, recipe.steps, warmup=300)
-        batch = data.draw(rng, cells, recipe.long_context if long else None, full=full)
-        loss = loss_of(model, batch, weights, guide, scores[cells])
+            group["lr"] = _rate(recipe, step)
+        rng = np.random.default_rng([recipe.seed, step])  # a step's draw depends on its number alone: resumable
+        size, context = _shape(recipe, step)
+        cells = rng.choice(train, size, replace=False)
+        batch = data.draw(rng, cells, context, full=context is None)
+        loss = loss_of(model, batch, weights, None if settling else guide, scores[cells])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(everything, 1.0)
+        torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
         optimiser.step()
         recent.append(float(loss.detach()))
-        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 200 == 0 or step + 1 in (recipe.steps, total):
             row = {"step": step + 1, "loss": float(np.mean(recent))}
-            if (step + 1) % 600 == 0 or step + 1 == recipe.steps:
+            if (step + 1) % 600 == 0 or step + 1 in (recipe.steps, total):
                 row["masked_over_mean"] = masked_score(model, data, held, mean)
             curve.append(row)
             (folder / "curve.jsonl").write_text("".join(json.dumps(r) + "\n" for r in curve))
@@ -178,9 +182,33 @@ def pretrain(
                 "curve": curve,
             }
             _save(checkpoint, state)
-            if minutes is not None and time.monotonic() - clock > 60 * minutes and step + 1 < recipe.steps:
-                raise SteerError(f"stopped after {step + 1} of {recipe.steps} steps; the same command resumes.")
+            if minutes is not None and time.monotonic() - clock > 60 * minutes and step + 1 < total:
+                raise SteerError(f"stopped after {step + 1} of {total} steps; the same command resumes.")
     return model.eval().requires_grad_(False)
+
+
+def _optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    everything = list(parameters)
+    decay, plain = [p for p in everything if p.ndim > 1], [p for p in everything if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of a step: two cosines, one after the other."""
+    if step < recipe.steps:
+        return recipe.lr * cosine(step, recipe.steps, warmup=300)
+    return recipe.settle_lr * cosine(step - recipe.steps, recipe.settle_steps, warmup=30)
+
+
+def _shape(recipe: Recipe, step: int) -> tuple[int, int | None]:
+    """Cells of a step and genes in its contexts, None for all."""
+    if step >= recipe.steps:
+        long = step % 3 == 2
+        return (2 if long else 1) * recipe.full_batch_size, recipe.long_context if long else None
+    if step >= recipe.steps - recipe.full_steps:
+        return recipe.full_batch_size, None
+    return (recipe.full_batch_size, recipe.long_context) if step % 8 == 7 else (recipe.batch_size, recipe.context)
 
 
 def initialise(model: AidoCell, seed: int, components: Components | None = None) -> AidoCell:
@@ -228,17 +256,17 @@ def principal_components(counts: np.ndarray, n: int = N_COMPONENTS) -> Component
     return Components(*(part.astype(np.float32) for part in parts))
 
 
-def _teacher(data: ThinnedCells, train: np.ndarray, recipe: Recipe, path: Path) -> MaskedAutoencoder | None:
-    """Return the teacher, trained now or by the run that this one resumes; None where the recipe gives it no weight."""
-    if recipe.teacher_weight == 0:
-        return None
-    if path.is_file():
+def _teachers(data: ThinnedCells, train: np.ndarray, recipe: Recipe, folder: Path) -> list[MaskedAutoencoder]:
+    """Return the teachers, trained now or by the run that this one resumes; none where the recipe gives them no weight."""
+    teachers = []
+    for number in range(recipe.teachers if recipe.teacher_weight > 0 else 0):
+        path = folder / f"teacher_{number}.pt"
+        if not path.is_file():
+            _save(path, train_teacher(data, train, replace(recipe, seed=recipe.seed + number)).state_dict())
         teacher = MaskedAutoencoder(data.counts.shape[1])
         teacher.load_state_dict(torch.load(path, weights_only=True))
-        return teacher.eval().requires_grad_(False)
-    teacher = train_teacher(data, train, recipe)
-    _save(path, teacher.state_dict())
-    return teacher
+        teachers.append(teacher.eval().requires_grad_(False))
+    return teachers
 
 
 def _save(path: Path, state: Mapping[str, object]) -> None:

@@ -35,8 +35,14 @@ class Recipe:
     """share of cells whose target is not thinned"""
     same_depth: float = 0.4
     """share of cells whose input is as deep as the target"""
+    settle_steps: int = 800
+    """further steps, from the weights rounded to float16, on every gene (each third on a long context)"""
+    settle_lr: float = 5e-4
+    """peak learning rate of those; 30 steps of warm-up, then a cosine"""
+    teachers: int = 2
+    """networks whose mean prediction is the target while settling; before that it is the first one's"""
     teacher_steps: int = 2000
-    """steps of the network that lends its predictions as targets at masked genes"""
+    """steps of each of the networks that lend their predictions as targets at masked genes"""
     teacher_weight: float = 0.9
     """weight of its prediction in those targets; the rest is the count itself"""
     small_panel: float = 0.35

@@ -9,6 +9,8 @@ Cost: 2,000 steps of 128 cells at 2,048 genes take about 100 s on 2 cores; memor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 
 from ..progress import track
 from .recipe import Recipe, cosine
-from .thinning import ThinnedCells, log_cp10k
+from .thinning import Teacher, ThinnedCells, log_cp10k
 
 WIDTH = 384
 DROPOUT = 0.3
@@ -68,3 +70,8 @@ def train_teacher(data: ThinnedCells, cells: np.ndarray, recipe: Recipe) -> Mask
             loss.backward()
             optimiser.step()
     return teacher.eval().requires_grad_(False)
+
+
+def mean_teacher(teachers: Sequence[MaskedAutoencoder]) -> Teacher:
+    """Return the teachers' mean prediction: nearer the expectation than any one of them."""
+    return lambda values, visible, depth: torch.stack([t(values, visible, depth) for t in teachers]).mean(0)

@@ -96,7 +96,7 @@ def trained(context: Context) -> Artefact:
         arch = ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD))
         model = AidoCell(arch, panel)
         with progress() as bar:
-            task = add_task(bar, "pretrain", config.steps)
+            task = add_task(bar, "pretrain", config.steps + config.settle_steps)
 
             def report(step: int, row: dict[str, float]) -> None:
                 bar.update(task, completed=step, note=f"loss {row['loss']:.4f}")
@@ -105,7 +105,7 @@ def trained(context: Context) -> Artefact:
             small = align(embedded.var_names, panel).valid
             pretrain(model, counts, config, folder, panels=[small], minutes=minutes, report=report)
         save_model(model, folder, licence=OWN_LICENCE)
-        for name in ("checkpoint.pt", "teacher.pt"):
-            (folder / name).unlink(missing_ok=True)
+        for file in folder.glob("*.pt"):  # checkpoint and teachers
+            file.unlink()
 
     return context.store.get("pretrain", version=VERSION, config=settings, build=build)

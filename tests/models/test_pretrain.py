@@ -30,7 +30,8 @@ def counts():
 
 
 def recipe(**changes):
-    sizes = {"context": 24, "long_context": 30, "batch_size": 16, "full_batch_size": 8, "lr": 5e-3, "teacher_steps": 200}
+    sizes = {"context": 24, "long_context": 30, "batch_size": 16, "full_batch_size": 8, "lr": 5e-3}
+    sizes |= {"teacher_steps": 200, "settle_steps": 0}
     return Recipe(**{"steps": 200, "full_steps": 10, **sizes, **changes})
 
 
@@ -169,6 +170,38 @@ def test_it_learns_and_a_killed_run_resumes_to_the_same_bytes(counts, tmp_path, 
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert (tmp_path / "whole" / "curve.jsonl").read_bytes() == (tmp_path / "killed" / "curve.jsonl").read_bytes()
+
+
+def test_settling_starts_from_float16_weights_and_resumes_to_the_same_bytes(counts, tmp_path, monkeypatch):
+    settings = recipe(steps=200, settle_steps=400, settle_lr=1e-3, teachers=2)
+
+    def run(name, settings=settings):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return pretrain(fresh(), counts, settings, tmp_path / name)
+
+    whole, before = run("whole"), run("before", recipe(steps=200))
+    assert (tmp_path / "whole" / "teacher_1.pt").is_file()
+    seen = []
+    original = module.loss_of
+
+    def dying(model, batch, weights, guide, scores):
+        seen.append((guide is None, batch.target.shape))
+        if len(seen) == 201:  # settling's first step
+            for a, b in zip(model.parameters(), before.parameters(), strict=True):
+                assert torch.equal(a, b.half().float())
+        if len(seen) == 450:
+            raise KeyboardInterrupt
+        return original(model, batch, weights, guide, scores)
+
+    monkeypatch.setattr(module, "loss_of", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    resumed = run("killed")
+    assert not any(settling for settling, _ in seen[:200])
+    assert all(settling for settling, _ in seen[200:])
+    assert [shape for _, shape in seen[200:203]] == [(16, 30), (8, 40), (8, 40)]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_a_time_limit_stops_cleanly(counts, tmp_path):
