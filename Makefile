@@ -1,10 +1,12 @@
-# Everything runs in .venv, made from constraints.txt. `make help` lists the targets.
+# Everything runs in .venv, made from constraints.txt, but for the comparison with the published AIDO.Cell code: its
+# requirements are other ones, so it has .venv-oracle, made from constraints-oracle.txt. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+ORACLE ?= .venv-oracle
 ARGS ?=
 
-.PHONY: help setup demo test bench-latent bench-mini lint format types clean
+.PHONY: help setup demo test oracle bench-extract bench-latent bench-mini lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +25,23 @@ demo: setup  ## CD4 -> CD8 on the embedded model and data; figures in outputs/ru
 test: setup  ## every test that needs nothing but this checkout, and those marked data where STEER_DATA is set
 	$(BIN)/python -m pytest $(ARGS)
 
+# The published wheel's own requirements cannot be solved: hence --no-deps and a file that names every package.
+# Nothing is compiled ahead: it would take longer than the tests, which import a small part.
+ORACLE_PIP := $(ORACLE)/bin/pip install --quiet --disable-pip-version-check --no-compile
+
+$(ORACLE)/.done: pyproject.toml constraints-oracle.txt
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE_PIP) -c constraints-oracle.txt torch==2.13.0
+	$(ORACLE_PIP) --no-deps -r constraints-oracle.txt
+	$(ORACLE_PIP) --no-deps -e .
+	touch $@
+
+oracle: $(ORACLE)/.done  ## parity with the published AIDO.Cell code, in .venv-oracle; prints a table
+	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle $(ARGS)
+
+bench-extract: $(ORACLE)/.done  ## time and memory of a cell beside the published code, and fit steps with and without the cache
+	$(ORACLE)/bin/python -m benchmarks.extract $(ARGS)
+
 bench-latent: setup  ## the exact latent path: time, gap, and the ratio to scikit-learn
 	$(BIN)/python benchmarks/latent.py
 
@@ -39,4 +58,4 @@ types: setup  ## mypy
 	$(BIN)/mypy
 
 clean:  ## remove the environment and caches, keep outputs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(ORACLE) .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,24 @@
+"""The two environments: the same versions wherever both have a package, so that parity is measured on what is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+OTHER = {"huggingface_hub"}
+"""transformers 4 needs a hub client older than ours."""
+
+
+def pins(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_shared_packages_have_one_version():
+    ours, oracle = pins("constraints.txt"), pins("constraints-oracle.txt")
+    shared = (ours.keys() & oracle.keys()) - OTHER
+    assert {"torch", "numpy", "scipy", "pandas", "anndata", "safetensors", "pytest"} <= shared
+    assert {name: oracle[name] for name in shared} == {name: ours[name] for name in shared}
+    assert oracle["torch"] == "2.13.0"
+    assert oracle["modelgenerator"] == "0.1.3.post0"
+    assert oracle["transformers"].startswith("4.")
