@@ -42,6 +42,10 @@ def set_gradients(sae: TopKSAE, x: Tensor) -> Step:
         error = weighted_rows(codes, sae.W_dec) + sae.b_dec - x
         (error.square().sum() / total).backward()  # type: ignore[no-untyped-call]
         return Step(Codes(codes.values.detach(), codes.indices), error.detach(), total)
+    return _sparse(sae, x, total)
+
+
+def _sparse(sae: TopKSAE, x: Tensor, total: Tensor) -> Step:
     with torch.no_grad():
         pre = sae.pre_activations(x)
     B, F = pre.shape
@@ -53,10 +57,10 @@ def set_gradients(sae: TopKSAE, x: Tensor) -> Step:
     kernels.code_gradients(slope, indices, W_dec, d_values)
     if sae.activation == "relu":
         d_values[values == 0] = 0
-    W_enc_grad, b_enc_grad, W_dec_grad = np.empty_like(W_dec), np.empty(F, np.float32), np.empty_like(W_dec)
-    order = kernels.by_feature(indices, F)
-    kernels.weight_gradients(*order, values, d_values, slope, x.numpy(), W_enc_grad, b_enc_grad, W_dec_grad)
-    gradients = {"W_enc": W_enc_grad.T, "b_enc": b_enc_grad, "W_dec": W_dec_grad, "b_dec": slope.sum(0)}
+    dW_enc, db_enc, dW_dec = np.empty_like(W_dec), np.empty(F, np.float32), np.empty_like(W_dec)
+    starts, order = kernels.by_feature(indices, F)
+    kernels.weight_gradients(starts, order, values, d_values, slope, x.numpy(), dW_enc, db_enc, dW_dec)
+    gradients = {"W_enc": dW_enc.T, "b_enc": db_enc, "W_dec": dW_dec, "b_dec": slope.sum(0)}
     for name, gradient in gradients.items():
         getattr(sae, name).grad = torch.from_numpy(gradient)
     return Step(Codes(torch.from_numpy(values), torch.from_numpy(indices)), torch.from_numpy(error), total)
