@@ -1,7 +1,7 @@
 """Train a TopK SAE on stored activations.
 
-Cost of a step of B tokens: 6 B D F FLOP for the three dense products; memory 3 (2 D F) floats for weights, gradients
-and Adam's moments, plus the reader's block. Tokens stream from disk and are never held as a whole.
+Cost of a step of B tokens: 2 B D F FLOP for the encoder, O(B k D) for all else (step.py); memory 4 (2 D F) floats for
+weights, gradients and Adam's moments, plus the reader's block. Tokens stream from disk and are never held as a whole.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..activations.tokens import TokenSource
 from ..config import SaeConfig
-from ..device import mixed_precision
 from ..errors import SteerError
 from ..progress import add_task, progress
-from .model import Codes, TopKSAE, fold_scale, weighted_rows
+from .model import TopKSAE, fold_scale
+from .step import auxk_loss, by_rows, set_gradients
 
 CHECKPOINT_STEPS = 200
 SAMPLE_TOKENS = 65_536
@@ -59,7 +59,7 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
     sae = TopKSAE(
         source.width, config.expansion * source.width, config.k, activation=config.activation, unit_norm=config.unit_norm
     )
-    sae.initialise(config.seed).to(device)
+    by_rows(sae.initialise(config.seed)).to(device)
     parameters = [p for p in sae.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, 0.999), fused=True)
     idle = torch.zeros(sae.n_features, dtype=torch.int64, device=device)  # tokens since the feature last fired
@@ -143,20 +143,13 @@ def _step(
     sae: TopKSAE, optimiser: torch.optim.Optimizer, x: Tensor, idle: Tensor, config: SaeConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0 and the number of dead features."""
-    optimiser.zero_grad(set_to_none=True)
-    with mixed_precision(x.device):
-        pre = sae.pre_activations(x)
-    codes = Codes(*pre.float().topk(sae.k, dim=-1, sorted=False))
-    error = sae.decode(codes) - x
-    total = (x - x.mean(0)).square().sum()
-    loss = error.square().sum() / total
+    codes, error, total = set_gradients(sae, x)
     fired = torch.zeros_like(idle, dtype=torch.bool)
     fired[codes.indices[codes.values != 0]] = True
     idle.add_(len(x))[fired] = 0
     dead = idle > config.dead_after
     if config.auxk_weight > 0 and bool(dead.any()):
-        loss = loss + config.auxk_weight * auxk_loss(sae, pre.float(), error.detach(), dead)
-    loss.backward()  # type: ignore[no-untyped-call]
+        (config.auxk_weight * auxk_loss(sae, x, error, dead)).backward()  # type: ignore[no-untyped-call]
     if sae.unit_norm:
         _remove_parallel(sae)
     torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], 1.0)
@@ -165,21 +158,7 @@ def _step(
         with torch.no_grad():
             sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
 
-    return error.detach().square().sum() / total, (codes.values != 0).sum() / len(x), dead.sum()
-
-
-def auxk_loss(sae: TopKSAE, pre: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-    """Share of the error that the best dead features leave unexplained, so that they, encoder too, get a gradient.
-
-    Parameters
-    ----------
-    pre : (B, F) pre-activations; error : (B, D) x_hat - x, detached; dead : bool (F,)
-    """
-    k = min(sae.W_dec.shape[1] // 2, int(dead.sum()))
-    best = Codes(*pre.masked_fill(~dead, -torch.inf).topk(k, dim=-1, sorted=False))
-    # no further relu: where it is shut it would hand the encoder no gradient, and the feature would stay dead
-    explained = weighted_rows(best, sae.W_dec)
-    return (explained + error).square().sum() / error.square().sum().clamp_min(1e-12)
+    return error.square().sum() / total, (codes.values != 0).sum() / len(x), dead.sum()
 
 
 def _remove_parallel(sae: TopKSAE) -> None:

@@ -17,7 +17,8 @@ from steerpipe.sae import train as module
 from steerpipe.sae.io import import_sae, load_published, load_sae, save_sae
 from steerpipe.sae.metrics import score_sae
 from steerpipe.sae.model import Codes, TopKSAE, fold_scale, weighted_rows
-from steerpipe.sae.train import auxk_loss, split_cells, train_sae
+from steerpipe.sae.step import auxk_loss
+from steerpipe.sae.train import split_cells, train_sae
 
 CPU = torch.device("cpu")
 
@@ -159,8 +160,7 @@ def test_auxk_gives_dead_features_an_encoder_gradient():
     sae, x = random_sae().requires_grad_(True), torch.randn(30, 12, generator=torch.Generator().manual_seed(1))
     dead = torch.zeros(40, dtype=torch.bool)
     dead[:20] = True
-    pre = sae.pre_activations(x)
-    auxk_loss(sae, pre, (sae(x) - x).detach(), dead).backward()
+    auxk_loss(sae, x, (sae(x) - x).detach(), dead).backward()
     assert (sae.W_enc.grad[:, :20].abs().sum(0) > 0).sum() > 10
     assert sae.W_enc.grad[:, 20:].abs().sum() == 0
     assert (sae.W_dec.grad[:20].abs().sum(1) > 0).any()

@@ -1,0 +1,50 @@
+"""The sparse step against autograd through dense codes, and the top-k kernel against torch's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from steerpipe.sae import kernels
+from steerpipe.sae.model import TopKSAE
+from steerpipe.sae.step import by_rows, set_gradients
+
+
+@pytest.mark.parametrize(
+    ("n_features", "k"), [(5, 1), (40, 40), (64, 5), (100, 7), (257, 32), (1024, 32), (5200, 32), (5201, 100)]
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_top_k_is_exact(n_features, k, ties):
+    pre = torch.randn(37, n_features, generator=torch.Generator().manual_seed(n_features)).numpy()
+    if ties:
+        pre = np.maximum(np.round(pre), 0).astype(np.float32)
+    values, indices = np.empty((37, k), np.float32), np.empty((37, k), np.int64)
+    kernels.top_k(pre, k, values, indices)
+    wanted = torch.from_numpy(pre).topk(k).values.numpy()
+    np.testing.assert_array_equal(np.sort(values, axis=1)[:, ::-1], wanted)
+    np.testing.assert_array_equal(np.take_along_axis(pre, indices, axis=1), values)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+@pytest.mark.parametrize(("d", "f", "k", "n"), [(12, 40, 5, 33), (128, 1024, 32, 200)])
+def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n):
+    generator = torch.Generator().manual_seed(0)
+    sae = by_rows(TopKSAE(d, f, k, activation=activation).initialise(1))
+    with torch.no_grad():
+        sae.b_enc.copy_(torch.randn(f, generator=generator) * 0.1)
+        sae.b_dec.copy_(torch.randn(d, generator=generator) * 0.1)
+        sae.W_enc.add_(torch.randn(d, f, generator=generator) * 0.05)
+    x = torch.randn(n, d, generator=generator)
+    pre = sae.pre_activations(x)
+    top = pre.topk(k)
+    dense = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    error = dense @ sae.W_dec + sae.b_dec - x
+    loss = error.square().sum() / (x - x.mean(0)).square().sum()
+    wanted = torch.autograd.grad(loss, [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec])
+    step = set_gradients(sae, x)
+    assert float(step.error.square().sum() / step.total) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for name, gradient in zip(("W_enc", "b_enc", "W_dec", "b_dec"), wanted, strict=True):
+        scale = float(gradient.abs().max())
+        assert float((getattr(sae, name).grad - gradient).abs().max()) <= 1e-5 * scale, name
