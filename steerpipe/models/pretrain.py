@@ -259,7 +259,8 @@ def principal_components(counts: np.ndarray, n: int = N_COMPONENTS) -> Component
 def _teachers(data: ThinnedCells, train: np.ndarray, recipe: Recipe, folder: Path) -> list[MaskedAutoencoder]:
     """Return the teachers, trained now or by the run that this one resumes; none where the recipe gives them no weight."""
     teachers = []
-    for number in range(recipe.teachers if recipe.teacher_weight > 0 else 0):
+    wanted = 0 if recipe.teacher_weight == 0 else recipe.teachers if recipe.settle_steps else 1
+    for number in range(wanted):
         path = folder / f"teacher_{number}.pt"
         if not path.is_file():
             _save(path, train_teacher(data, train, replace(recipe, seed=recipe.seed + number)).state_dict())

@@ -35,8 +35,8 @@ class Recipe:
     """share of cells whose target is not thinned"""
     same_depth: float = 0.4
     """share of cells whose input is as deep as the target"""
-    settle_steps: int = 800
-    """further steps, from the weights rounded to float16, on every gene (each third on a long context)"""
+    settle_steps: int = 0
+    """further steps, from the weights rounded to float16, on every gene (each third on a long context); mini had none"""
     settle_lr: float = 5e-4
     """peak learning rate of those; 30 steps of warm-up, then a cosine"""
     teachers: int = 2
