@@ -44,6 +44,8 @@ VARIANTS = {
 TOLERANCE = 1e-4
 WARM_UP_TOKENS = 64
 STEERED_BLOCK = 12
+FIT_SIZES = (640, 18, 20, 1664)
+"""Width, blocks, heads and inner width of AIDO.Cell-100M."""
 WAYS = ("cached", "frozen", "unfrozen")
 
 
@@ -131,14 +133,14 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
         values: torch.Tensor
 
-        def batches(self, cells, batch_size, streams=None):
+        def batches(self, cells, batch_size):
             for start in range(0, len(cells), batch_size):
                 yield self.model.stream(self.values[cells[start : start + batch_size]], self.layer)
 
     torch.manual_seed(0)
     genes = options.fit_tokens - 2
-    model = AidoCell(ArchConfig(640, 18, 20, 1664, genes), map(str, range(genes))).eval().requires_grad_(False)
-    sae = TopKSAE(640, 5_120, 32).initialise(0).requires_grad_(False)
+    model = AidoCell(ArchConfig(*FIT_SIZES, genes), map(str, range(genes))).eval().requires_grad_(False)
+    sae = TopKSAE(FIT_SIZES[0], 8 * FIT_SIZES[0], 32).initialise(0).requires_grad_(False)
     values, valid, cells = (
         torch.rand(options.fit_cells, options.fit_tokens) * 5,
         torch.arange(genes),

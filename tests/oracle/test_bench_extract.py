@@ -25,6 +25,7 @@ def in_process(monkeypatch):
         return extract.work(argparse.Namespace(**vars(options) | {"worker": worker, "folder": folder}))
 
     monkeypatch.setattr(extract, "spawn", spawn)
+    monkeypatch.setattr(extract, "FIT_SIZES", (32, 18, 2, 48))
     yield
     torch.set_float32_matmul_precision("highest")
 
@@ -34,10 +35,10 @@ def test_a_small_run_prints_its_figures_last(in_process, capsys):
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["outputs_agree"]
     assert set(figures["extract"]) == set(extract.VARIANTS)
-    for row in figures["extract"].values():
+    for variant, row in figures["extract"].items():
         assert row["seconds"] > 0
         assert row["peak_mb"] > 100
-        assert row["largest_difference"] <= 1e-4 or figures["cpu"] != "AVX2"
+        assert row["largest_difference"] <= 1e-4 or "medium" in variant
     fit = figures["fit"]
     assert len(fit["steps_per_second"]) == 6
     for way in extract.WAYS:
