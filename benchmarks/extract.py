@@ -133,7 +133,7 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
         values: torch.Tensor
 
-        def batches(self, cells, batch_size):
+        def batches(self, cells, batch_size, streams=None):
             for start in range(0, len(cells), batch_size):
                 yield self.model.stream(self.values[cells[start : start + batch_size]], self.layer)
 
