@@ -54,7 +54,7 @@ def test_it_tells_cd8_from_cd4_on_pbmc3k_better_than_raw_counts(mini):
     labels, groups = cells.obs["louvain"], config.dataset.groups
     rows = np.flatnonzero(labels.isin([*groups["cd4"], *groups["cd8"]]))
     rows = np.sort(np.random.default_rng(1).permutation(rows)[:200])
-    data = Profiles(cells.counts[rows].toarray(), cells.valid)
+    data = Profiles(cells[rows].toarray(), cells.valid)
     table = identity_table(mini, data, labels.isin(groups["cd8"]).to_numpy()[rows], config.layer.index).set_index("reader")[
         "auc"
     ]
