@@ -41,7 +41,7 @@ def main() -> None:
     config = compose()
     with tempfile.TemporaryDirectory() as folder:
         experiment = prepare(Context(config, Store(outputs / ".store"), Run(Path(folder), "bench-latent", {})))
-    mu = np.asarray(experiment.activations.layer)[experiment.split.target_fit].mean(0)
+    mu = experiment.layer[experiment.split.target_fit].mean(0)
     problem = latent_problem(experiment, mu)
     grid = np.geomspace(1, PATH_END, config.lam.n_path) * problem.lam_max
     problem.path(grid[:3])  # compile
