@@ -69,7 +69,10 @@ def _run(stage: str, cfg: DictConfig) -> None:
     from ..store import Store
 
     if config.threads is not None:
+        import numba
+
         torch.set_num_threads(config.threads)
+        numba.set_num_threads(min(config.threads, numba.get_num_threads()))
     folder = Path(HydraConfig.get().runtime.output_dir)
     store = Store(Path(config.outputs) / ".store", config.reuse)
     with Run(folder, stage.replace("_", "-"), OmegaConf.to_container(cfg, resolve=True)) as record:  # type: ignore[arg-type]

@@ -132,7 +132,7 @@ def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
     ax.set_xticks(range(len(names)), names)
     ax.set(xlabel="threshold on |theta|", ylabel="features recruited")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.margins(y=0.15)
+    ax.margins(y=0.3)
     ax.legend(fontsize=7.5)
     note(figure, caption)
     return figure

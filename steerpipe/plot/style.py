@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"no-op": "#8c8c8c", "latent": "#0072b2", "expression": "#d55e00", "control": "#bdbdbd"}
+COLOURS = {"latent": "#0072b2", "expression": "#d55e00", "control": "#bdbdbd"}
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
 
 RC: Any = {
