@@ -127,7 +127,7 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
     from steerpipe.steering.intervene import CachedCells
     from steerpipe.steering.objectives import ExpressionObjective
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)
     class Rerun(CachedCells):
         """Cells whose stream is computed anew for every gradient."""
 
@@ -150,7 +150,7 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
         streams = model.stream(values, STEERED_BLOCK).numpy()
     mu, weights = np.ones(genes, np.float32), np.full(genes, 1 / genes, np.float32)
     cached = CachedCells(model, STEERED_BLOCK, streams, valid)
-    again = Rerun(model, STEERED_BLOCK, streams, valid, values)
+    again = Rerun(model, STEERED_BLOCK, streams, valid, values=values)
     problems = {way: ExpressionObjective(cached if way == "cached" else again, cells, sae, mu, weights) for way in WAYS}
     theta = np.random.default_rng(0).normal(size=sae.n_features) * 0.1
 
