@@ -19,7 +19,7 @@ from ..device import mixed_precision
 from ..models.aido_cell import AidoCell
 from ..models.preprocess import model_input
 from ..progress import track
-from .shards import layer_folder, save_array, write_index, write_shard
+from .shards import join_parts, layer_folder, save_array, save_part, write_index, write_shard
 from .tokens import TokenPolicy, TokenSource
 
 
@@ -57,12 +57,12 @@ def extract(
         policy drops some), and for every layer layer_NN/streams_*.npy (n_tokens, D) and mean.npy (N, D), the mean
         stream over valid genes
     subset : run each cell on its expressed genes alone, an approximation (the model was trained on all genes)
-    part : (i, n): of the shards, only every n-th from i, as one of n processes; the last one to look joins them
+    part : (i, n): of the shards, only every n-th from i, as one of n processes; a call without it joins them
 
     Returns
     -------
     bool
-        whether every shard is there, and the index written
+        whether every shard is there (the index is written by a call without `part`)
     """
     per_shard = max(1, shard_tokens // policy.most(len(valid)))
     starts = range(0, counts.shape[0], per_shard)
@@ -76,8 +76,10 @@ def extract(
     files = sorted(folder.glob("part_?????.npz"))
     done = len(files) == len(starts)
     if done and part == (0, 1):
-        lengths = _join(folder, files, layers)
-        write_index(folder, list(layers), lengths, len(valid), per_shard, policy)
+        joined = join_parts(files)
+        for layer in layers:
+            save_array(layer_folder(folder, layer) / "mean.npy", joined[f"mean_{layer}"])
+        write_index(folder, list(layers), joined["lengths"], len(valid), per_shard, policy)
         for file in files:
             file.unlink()
     return done
@@ -112,10 +114,9 @@ def _extract_shard(
         write_shard(layer_folder(folder, layer), number, np.concatenate(kept[layer]), dtype)
     if policy.kind != "valid":
         save_array(folder / f"tokens_{number:05d}.npy", np.concatenate(columns).astype(np.int32))
-    beside = folder / f"part_{number:05d}.tmp.npz"
-    arrays: dict[str, Any] = {f"mean_{layer}": np.stack(rows) for layer, rows in means.items()}
-    np.savez(beside, lengths=np.array([len(c) for c in columns]), **arrays)
-    beside.replace(folder / f"part_{number:05d}.npz")  # last: it marks the shard as whole
+    arrays = {f"mean_{layer}": np.stack(rows) for layer, rows in means.items()}
+    arrays["lengths"] = np.array([len(c) for c in columns])
+    save_part(folder / f"part_{number:05d}.npz", arrays)  # last: it marks the shard as whole
 
 
 def cell_streams(
@@ -138,10 +139,15 @@ def full_streams(
     model: AidoCell, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int
 ) -> Iterator[dict[int, Tensor]]:
     """Yield {layer: residual stream (B, S, D) with every token}, batch by batch."""
-    for start in range(0, counts.shape[0], batch_size):
-        values = model_input(counts[start : start + batch_size], model.arch.depth).to(_device(model))
+    for values in model_inputs(model, counts, batch_size):
         with torch.no_grad(), mixed_precision(values.device):
             yield model.streams(values, layers)
+
+
+def model_inputs(model: AidoCell, counts: sp.csr_matrix, batch_size: int) -> Iterator[Tensor]:
+    """Yield the model's input values (B, S) on its device, batch by batch."""
+    for start in range(0, counts.shape[0], batch_size):
+        yield model_input(counts[start : start + batch_size], model.arch.depth).to(_device(model))
 
 
 def expressed_streams(
@@ -195,14 +201,3 @@ class OnlineStreams(TokenSource):
 
 def _device(model: AidoCell) -> torch.device:
     return next(model.parameters()).device
-
-
-def _join(folder: Path, files: list[Path], layers: Sequence[int]) -> np.ndarray:
-    """Write each layer's mean.npy and return every cell's number of tokens (N,)."""
-    parts = []
-    for file in files:
-        with np.load(file) as part:
-            parts.append({name: part[name] for name in part.files})
-    for layer in layers:
-        save_array(layer_folder(folder, layer) / "mean.npy", np.concatenate([part[f"mean_{layer}"] for part in parts]))
-    return np.concatenate([part["lengths"] for part in parts])

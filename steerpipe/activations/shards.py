@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +39,23 @@ def save_array(path: Path, array: np.ndarray) -> None:
     beside = path.with_suffix(f".{os.getpid()}.tmp.npy")
     np.save(beside, array)
     beside.replace(path)
+
+
+def save_part(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the .npz that marks one piece of work as whole: beside, then a rename."""
+    beside = path.with_suffix(".tmp.npz")
+    stored: dict[str, Any] = dict(arrays)
+    np.savez(beside, **stored)
+    beside.replace(path)
+
+
+def join_parts(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Return the arrays of all pieces, one after the other."""
+    parts = []
+    for file in files:
+        with np.load(file) as part:
+            parts.append({name: part[name] for name in part.files})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def write_index(

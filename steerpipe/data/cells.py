@@ -12,10 +12,9 @@ from anndata import AnnData
 
 from ..config import DatasetConfig
 from ..errors import SteerError
+from .counts import CHUNK
 from .genes import Alignment, align
 
-CHUNK = 4096
-"""Rows read at once where all are looked at."""
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "feature_id")
 """Columns of `var` where files keep Ensembl ids beside symbols."""
 

@@ -9,6 +9,7 @@ from anndata import AnnData
 from ..errors import SteerError
 
 CHUNK = 4096
+"""Rows read at once where all are looked at."""
 
 
 def check_counts(adata: AnnData, *, name: str = "the dataset", min_cells: int = 20) -> None:

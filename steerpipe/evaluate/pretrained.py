@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..models.aido_cell import AidoCell
 from ..models.preprocess import MASK, model_input
+from ..models.thinning import log_cp10k
 from ..progress import track
 
 RIDGE = (100.0, 1000.0, 10_000.0)
@@ -33,9 +34,7 @@ class Profiles:
     @property
     def log(self) -> np.ndarray:
         """float32 (N, G_valid), log1p CP10K over the valid genes."""
-        counts = self.counts[:, self.valid].astype(np.float64)
-        log: np.ndarray = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4).astype(np.float32)
-        return log
+        return log_cp10k(self.counts[:, self.valid])
 
 
 def masked_table(
@@ -61,7 +60,7 @@ def masked_table(
     rate = min(1.0, float(np.median(fold) / np.median(train[:, data.valid].sum(1))))
     thin = rng.binomial(train[:, data.valid].astype(np.int64), rate)
     thin = thin[thin.sum(1) > 0]
-    known = np.log1p(thin / thin.sum(1, keepdims=True) * 1e4).astype(np.float32)
+    known = log_cp10k(thin)
     truth = data.log
     rows = []
     for _ in range(n_masks):

@@ -90,7 +90,7 @@ class ThinnedCells:
                 taught = self.teacher(*map(torch.from_numpy, (goal, (present & ~masks).astype(np.float32), depth)))
             target = share * take(taught.numpy()) + (1 - share) * target
         masks = take(masks)
-        values = np.log1p(take(shallow) / total[:, None] * 1e4)
+        values = take(log_cp10k(shallow))
         values[masks] = MASK
         depth = np.log10(np.stack([deep_total, total], axis=1))
         last = np.broadcast_to(np.array([G, G + 1]), (N, 2))
@@ -127,6 +127,7 @@ def thin(rng: np.random.Generator, counts: np.ndarray, rate: np.ndarray) -> np.n
 
 
 def log_cp10k(counts: np.ndarray) -> np.ndarray:
-    """Return float32 log1p(count / total * 10,000) of (N, G) counts; an empty cell is all zero."""
+    """Return float32 log1p(count / total * 10,000) of (N, G) counts, computed in float64; an empty cell is all zero."""
+    counts = counts.astype(np.float64)
     values: np.ndarray = np.log1p(counts / np.maximum(counts.sum(1, keepdims=True), 1) * 1e4).astype(np.float32)
     return values

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from ..activations.extract import model_inputs
+from ..activations.shards import join_parts, save_part
 from ..config import ModelConfig
 from ..data.cells import CellSource
 from ..data.contrast import Split
 from ..device import mixed_precision
 from ..models.aido_cell import AidoCell
-from ..models.preprocess import MASK, model_input
+from ..models.preprocess import MASK
 from ..progress import track
 from ..steering.intervene import MaskedReadout
 
@@ -63,7 +63,7 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
         some = cells[start : start + CHUNK]
         arrays: dict[str, list[np.ndarray]] = {"layer": [], "final": [], "expression": []}
         done = 0
-        for values in _inputs(model, counts[some], config.batch_size):
+        for values in model_inputs(model, counts[some], config.batch_size):
             batch = some[done : done + len(values)]
             done += len(values)
             with torch.no_grad(), mixed_precision(values.device):
@@ -88,10 +88,7 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
                 arrays["expression"].append(expression.float().cpu().numpy())
         for file in out.values():
             file.flush()
-        beside = part.with_suffix(".tmp.npz")
-        stored: Any = {name: np.concatenate(rows) for name, rows in arrays.items() if rows}
-        np.savez(beside, **stored)
-        beside.replace(part)  # last: it marks the chunk as whole
+        save_part(part, {name: np.concatenate(rows) for name, rows in arrays.items() if rows})  # last: the chunk is whole
     if groups is not None:
         np.save(folder / "groups.npy", groups)
     _finish(folder, len(starts), cells, counts, split)
@@ -119,12 +116,6 @@ def readout_key(config: ModelConfig) -> dict[str, Any]:
     return {} if config.readout == "reconstruction" else {"readout": config.readout, "masked_share": config.masked_share}
 
 
-def _inputs(model: AidoCell, counts: csr_matrix, batch_size: int) -> Iterator[Tensor]:
-    device = next(model.parameters()).device
-    for start in range(0, counts.shape[0], batch_size):
-        yield model_input(counts[start : start + batch_size], model.arch.depth).to(device)
-
-
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     mode: Any = "r+" if path.is_file() else "w+"
     return np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=shape)
@@ -139,12 +130,8 @@ def _keep(out: np.ndarray, row_of: dict[int, int], cells: np.ndarray, stream: Te
 
 def _finish(folder: Path, n_parts: int, cells: np.ndarray, counts: CellSource, split: Split) -> None:
     files = [folder / f"part_{number:05d}.npz" for number in range(n_parts)]
-    parts = []
-    for file in files:
-        with np.load(file) as part:
-            parts.append({name: part[name] for name in part.files})
-    for name in parts[0]:
-        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+    for name, values in join_parts(files).items():
+        np.save(folder / f"{name}.npy", values)
     np.save(folder / "cells.npy", cells)
     order = np.argsort(split.source)
     by_row = np.empty((len(order), len(counts.valid)), np.float32)

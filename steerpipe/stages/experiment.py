@@ -127,7 +127,7 @@ def prepare(context: Context) -> Experiment:
     digest = hashlib.sha256(np.concatenate([split.source, [-1], split.source_held, [-1], split.target]).tobytes()).hexdigest()[
         :16
     ]
-    settings = {"cells": digest, **readout_key(config.model)}
+    settings = {"cells": digest, "layer": layer, **readout_key(config.model)}
     streams = context.store.get("streams", version=VERSION, config=settings, parents=[source.artefact], build=build)
     trained = dictionary(context, source)
     model = model or load_steered_model(config)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,22 @@ class Activations:
 
     Attributes
     ----------
-    tokens : the gene tokens, on disk or computed when asked for
     obs : labels, one row a cell
     genes : the valid genes' symbols
+    policy : which gene tokens of a cell there are
+    open : opens the gene tokens, on disk or computed when asked for
     """
 
     artefact: Artefact
-    tokens: TokenSource
     obs: pd.DataFrame
     genes: list[str]
+    policy: TokenPolicy
+    open: Callable[[], TokenSource]
+
+    @cached_property
+    def tokens(self) -> TokenSource:
+        """The gene tokens: opened when they are asked for, since online ones need the model."""
+        return self.open()
 
 
 def main(context: Context) -> None:
@@ -69,7 +77,7 @@ def main(context: Context) -> None:
             "extract/genes": made.tokens.n_genes,
             "extract/width": made.tokens.width,
             "extract/tokens": made.tokens.n_tokens(np.arange(made.tokens.n_cells)),
-            "extract/policy": str(made.tokens.policy),
+            "extract/policy": str(made.policy),
             "extract/bytes": sum(file.stat().st_size for file in files),
             "extract/seconds": made.artefact.seconds,
         }
@@ -125,9 +133,12 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
 
     artefact = context.store.get("extract", **_key(config, digest), build=build)
     path = artefact.path
-    tokens = _online(config) if online else Shards(path, layer_index(config))
-    genes = (path / "genes.txt").read_text().split()
-    return Activations(artefact, tokens, pd.read_parquet(path / "obs.parquet"), genes)
+    obs, genes = pd.read_parquet(path / "obs.parquet"), (path / "genes.txt").read_text().split()
+
+    def tokens() -> TokenSource:
+        return _online(config) if online else Shards(path, layer_index(config))
+
+    return Activations(artefact, obs, genes, _policy(config, _arch(config), len(obs), len(genes)), tokens)
 
 
 def extract_part(context: Context) -> None:

@@ -21,7 +21,7 @@ def main(context: Context) -> None:
 
 def draw(context: Context, found: Evaluation) -> None:
     """Draw every figure of an evaluation into the run folder."""
-    text = caption(context.config, str(activations(context).tokens.policy))
+    text = caption(context.config, str(activations(context).policy))
     held = found.cells[found.cells["split"] == "held"].copy()
     held["change"] = held["after"] / held["before"] - 1
     run = context.run

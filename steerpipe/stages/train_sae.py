@@ -21,7 +21,7 @@ from ..sae.model import TopKSAE
 from ..sae.train import split_cells, train_sae
 from ..store import Artefact
 from .common import Context
-from .extract import Activations, activations
+from .extract import Activations, activations, layer_index
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -70,6 +70,7 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
         # which cells are scored is all that an import reads of the config
         settings = {"held_out": config.held_out, "seed": config.seed}
         inputs = [file_digest(file) for file in files]
+    settings["layer"] = layer_index(context.config)  # one extraction may hold several
 
     def build(folder: Path) -> None:
         train, held = split_cells(source.tokens.n_cells, config.held_out, config.seed)

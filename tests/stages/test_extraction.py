@@ -104,6 +104,11 @@ def test_another_layer_of_the_same_pass_is_reused(context, tmp_path):
     assert again.artefact.reused
     cells = np.arange(3)
     assert not np.allclose(first.tokens.cells(cells)[0], again.tokens.cells(cells)[0])
+    words = ["extract.layers=[0,2]", "sae.tokens=20000", "sae.batch_size=500", "dataset.max_cells=150"]
+    low, high = (prepare(context(*words, f"layer={layer}")) for layer in (0, 2))
+    assert low.activations.artefact.key == high.activations.artefact.key
+    assert low.dictionary.artefact.key != high.dictionary.artefact.key
+    assert low.streams.key != high.streams.key
     with pytest.raises(SteerError, match=r"extract.layers=7 does not exist: the model has blocks 0 to 2"):
         activations(context("extract.layers=[7]"))
 
