@@ -140,11 +140,13 @@ class SaeConfig:
     """A TopK sparse autoencoder and how it is trained (group `sae`)."""
 
     path: str | None = None
-    """a file to import instead of training (then only held_out and seed are read, to score it): `sae=file`"""
+    """a file to import instead of training (then only held_out and split_seed are read, to score it): `sae=file`"""
     expansion: int = 8
     """features over model width"""
     k: int = 32
     """features active per token"""
+    selection: str = "topk"
+    """topk: k features of every token; batchtopk: of a batch as many, so that a token may have more or fewer"""
     activation: str = "identity"
     """identity (signed codes, as published) or relu, before TopK"""
     b_pre: bool = True
@@ -163,12 +165,16 @@ class SaeConfig:
     """tokens to train on; passes over the data follow"""
     held_out: float = 0.1
     """share of cells that is never trained on"""
+    split_seed: int = 0
+    """of that split: dictionaries of several seeds are scored on the same cells"""
     seed: int = 0
+    """of the first weights and of the tokens' order"""
 
     def __post_init__(self) -> None:
         if self.path == "":  # sae=file, and no file
             raise SteerError("sae.path is needed: add sae.path=topk_sae.pt to the command.")
         _one_of("sae.activation", self.activation, ("identity", "relu"))
+        _one_of("sae.selection", self.selection, ("topk", "batchtopk"))
         _positive("sae", self, "expansion", "k", "lr", "batch_size", "tokens", "dead_after")
         _share("sae", self, "held_out")
 

@@ -188,6 +188,14 @@ class OnlineStreams(TokenSource):
         self.batch_size, self.subset = batch_size, subset
         self.n_cells, self.n_genes, self.width = counts.shape[0], len(valid), model.arch.hidden_size
 
+    def lengths(self, ids: np.ndarray) -> np.ndarray:
+        if self.policy.kind != "expressed":
+            return super().lengths(ids)
+        order = np.argsort(ids)
+        found = np.empty(len(ids), np.int64)
+        found[order] = (self.counts[ids[order]][:, self.valid] > 0).sum(1).A1  # counts alone: the model is not run
+        return found
+
     def cells(self, ids: np.ndarray) -> list[np.ndarray]:
         order = np.sort(ids)  # a file is read forwards
         rows = self.counts[order]

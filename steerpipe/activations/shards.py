@@ -76,6 +76,8 @@ class Shards(TokenSource):
     layer : one of the stored layers
     """
 
+    prefetch = True
+
     def __init__(self, folder: Path, layer: int) -> None:
         index = json.loads((folder / "index.json").read_text())
         self.n_genes, self.policy = index["n_genes"], TokenPolicy(**index["policy"])
@@ -97,5 +99,6 @@ class Shards(TokenSource):
     def cells(self, ids: np.ndarray) -> list[np.ndarray]:
         return [self.cell(int(i)) for i in ids]
 
-    def n_tokens(self, ids: np.ndarray) -> int:
-        return int((self._offsets[ids + 1] - self._offsets[ids]).sum())
+    def lengths(self, ids: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._offsets[ids + 1] - self._offsets[ids]
+        return found

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import SteerError
-from .model import TopKSAE
+from .model import ThresholdSAE, TopKSAE
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
+ARCHITECTURES = {"topk": TopKSAE, "jumprelu": ThresholdSAE}
+"""By SAELens' names; what batchtopk training makes is saved as jumprelu there too."""
 LAYOUT = ("cfg.json", "sae_weights.safetensors")
 PUBLISHED = "topk_sae.pt"
 """What the published training script calls its file."""
@@ -27,22 +29,24 @@ PLAIN = {"normalize_activations": "none", "rescale_acts_by_decoder_norm": False,
 def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
     """Write an SAE. b_pre is folded into the biases, so that a reader needs to know nothing of it."""
     folder.mkdir(parents=True, exist_ok=True)
+    threshold = isinstance(sae, ThresholdSAE)
     with torch.no_grad():
-        state = {name: getattr(sae, name).detach().cpu().clone().contiguous() for name in WEIGHTS}
+        names = (*WEIGHTS, "threshold") if threshold else WEIGHTS
+        state = {name: getattr(sae, name).detach().cpu().clone().contiguous() for name in names}
         state["b_enc"] -= sae.b_pre.cpu() @ state["W_enc"]
         state["b_dec"] += sae.b_pre.cpu()
     cfg = {
-        "architecture": "topk",
+        "architecture": "jumprelu" if threshold else "topk",
         "d_in": sae.W_enc.shape[0],
         "d_sae": sae.n_features,
-        "k": sae.k,
+        **({} if threshold else {"k": sae.k}),
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "rescale_acts_by_decoder_norm": False,
         "reshape_activations": "none",
-        "metadata": metadata | {"activation": sae.activation, "unit_norm": sae.unit_norm},
+        "metadata": metadata | {"activation": sae.activation, "unit_norm": sae.unit_norm, "k": sae.k},
     }
     (folder / "cfg.json").write_text(json.dumps(cfg, indent=1))
     save_file(state, folder / "sae_weights.safetensors")
@@ -102,12 +106,12 @@ def load_published(path: Path) -> TopKSAE:
 
 
 def load_sae(folder: Path) -> TopKSAE:
-    """Read an SAE of the TopK architecture in SAELens' layout.
+    """Read an SAE of the topk or the jumprelu architecture in SAELens' layout.
 
     Raises
     ------
     SteerError
-        A file is missing or broken, the architecture is not topk, or an option changes what the weights mean.
+        A file is missing or broken, the architecture is another, or an option changes what the weights mean.
     """
     try:
         cfg = json.loads((folder / LAYOUT[0]).read_text())
@@ -116,28 +120,33 @@ def load_sae(folder: Path) -> TopKSAE:
         raise SteerError(f"no SAE in {folder}: {' and '.join(LAYOUT)} are needed ({error}).") from error
     except (ValueError, SafetensorError) as error:
         raise SteerError(f"the SAE in {folder} cannot be read ({type(error).__name__}); fetch the files again.") from error
-    if cfg.get("architecture") != "topk":
-        raise SteerError(f"{folder}: architecture {cfg.get('architecture')!r} is not supported, only 'topk'.")
+    kind = ARCHITECTURES.get(cfg.get("architecture"))
+    if kind is None:
+        msg = f"{folder}: architecture {cfg.get('architecture')!r} is not supported, only {' and '.join(ARCHITECTURES)}."
+        raise SteerError(msg)
     for key, plain in PLAIN.items():
         if cfg.get(key, plain) not in (plain, None):
             raise SteerError(f"{folder}/{LAYOUT[0]}: {key}={cfg[key]!r} is not supported, only {plain!r}.")
+    meta = cfg.get("metadata") or {}
+    if kind is ThresholdSAE:  # the number of active features is no part of its definition
+        cfg["k"] = meta.get("k", 1)
     missing = [key for key in ("d_in", "d_sae", "k") if key not in cfg]
     if missing:
         raise SteerError(f"{folder}/{LAYOUT[0]} lacks {', '.join(missing)}.")
-    meta = cfg.get("metadata") or {}
     # SAELens' own topk applies relu after TopK; ours marks its signed codes in the metadata
     options = {"activation": meta.get("activation", "relu"), "unit_norm": meta.get("unit_norm", False)}
-    sae = _filled(_sized(cfg["d_in"], cfg["d_sae"], cfg["k"], folder, **options), state, WEIGHTS, folder)
+    names = (*WEIGHTS, "threshold") if kind is ThresholdSAE else WEIGHTS
+    sae = _filled(_sized(cfg["d_in"], cfg["d_sae"], cfg["k"], folder, kind=kind, **options), state, names, folder)
     if cfg.get("apply_b_dec_to_input"):
         with torch.no_grad():
             sae.b_enc.sub_(sae.b_dec @ sae.W_enc)
     return sae
 
 
-def _sized(width: int, n_features: int, k: int, where: Path, **options: Any) -> TopKSAE:
+def _sized(width: int, n_features: int, k: int, where: Path, *, kind: type[TopKSAE] = TopKSAE, **options: Any) -> TopKSAE:
     if not 0 < k <= n_features:
         raise SteerError(f"{where}: k={k} must lie between 1 and the {n_features} features.")
-    return TopKSAE(width, n_features, k, **options)
+    return kind(width, n_features, k, **options)
 
 
 def _filled(sae: TopKSAE, state: dict[str, Tensor], names: tuple[str, ...], where: Path) -> TopKSAE:

@@ -1,7 +1,8 @@
 """The sparse half of a TopK step on a CPU: exact top-k, decoding, and gradients that touch active features alone.
 
 Only k of F columns carry a gradient, so everything but the encoder's product is of order B k D, not B F D. Axis letters:
-B tokens, D width, F features, K active features. Each function writes into arrays that it is given.
+B tokens, D width, F features, K active features a token, N active codes of a batch. Active codes are flat: token b's are
+at starts_B[b] to starts_B[b + 1] of values_N and features_N. Functions write into arrays that they are given.
 """
 
 from __future__ import annotations
@@ -96,59 +97,102 @@ def _kth_largest(x: Any, n: int, k: int) -> Any:
     return x[k - 1]
 
 
+def batch_top_k(pre_BF: np.ndarray, n: int, guess: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return (starts_B, features_N, values_N, cut): the n largest entries of a whole batch, token by token.
+
+    The result is exact and does not depend on `guess`, a value that the n-th largest is likely to exceed; a good one leaves
+    few candidates to select from. Ties at the cut go to the first.
+    """
+    n = min(n, pre_BF.size)
+    counts = np.empty(len(pre_BF), np.int64)
+    bound = np.float32(guess)
+    _count(pre_BF, bound, counts)
+    if counts.sum() < n:
+        bound = np.float32(-np.inf)
+        _count(pre_BF, bound, counts)
+    candidates, where = np.empty(counts.sum(), np.float32), np.empty(counts.sum(), np.int32)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    _gather(pre_BF, bound, starts, candidates, where)
+    cut = float(np.partition(candidates, len(candidates) - n)[len(candidates) - n]) if n else np.inf
+    keep = candidates > cut
+    keep[np.flatnonzero(candidates == cut)[: n - int(keep.sum())]] = True
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    return kept[starts], where[keep].astype(np.int64), candidates[keep], cut
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _count(pre: Any, bound: Any, counts: Any) -> None:
+    for b in prange(len(pre)):
+        n = 0
+        for f in range(pre.shape[1]):
+            n += pre[b, f] >= bound
+        counts[b] = n
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _gather(pre: Any, bound: Any, starts: Any, values: Any, features: Any) -> None:
+    for b in prange(len(pre)):
+        at = starts[b]
+        for f in range(pre.shape[1]):
+            if pre[b, f] >= bound:
+                values[at] = pre[b, f]
+                features[at] = f
+                at += 1
+
+
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def decode_error(values_BK: Any, indices_BK: Any, W_dec_FD: Any, b_dec_D: Any, x_BD: Any, error_BD: Any) -> None:
-    """Write x_hat - x, x_hat = sum_k values * W_dec[indices] + b_dec."""
-    n_rows, k = values_BK.shape
-    width = x_BD.shape[1]
+def decode_error(starts_B: Any, values_N: Any, features_N: Any, W_dec_FD: Any, b_dec_D: Any, x_BD: Any, error_BD: Any) -> None:
+    """Write x_hat - x, x_hat = sum of a token's values * W_dec[features] + b_dec."""
+    n_rows, width = x_BD.shape
     for b in prange(n_rows):
         for d in range(width):
             error_BD[b, d] = b_dec_D[d] - x_BD[b, d]
-        for j in range(k):
-            value = values_BK[b, j]
-            f = indices_BK[b, j]
+        for at in range(starts_B[b], starts_B[b + 1]):
+            value = values_N[at]
+            f = features_N[at]
             for d in range(width):
                 error_BD[b, d] += value * W_dec_FD[f, d]
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def code_gradients(slope_BD: Any, indices_BK: Any, W_dec_FD: Any, out_BK: Any) -> None:
-    """Write slope . W_dec[indices]: the loss's gradient with respect to each active code."""
-    n_rows, k = indices_BK.shape
-    width = slope_BD.shape[1]
+def code_gradients(starts_B: Any, features_N: Any, slope_BD: Any, W_dec_FD: Any, out_N: Any) -> None:
+    """Write slope . W_dec[features]: the loss's gradient with respect to each active code."""
+    n_rows, width = slope_BD.shape
     for b in prange(n_rows):
-        for j in range(k):
-            f = indices_BK[b, j]
+        for at in range(starts_B[b], starts_B[b + 1]):
+            f = features_N[at]
             total = np.float32(0)
             for d in range(width):
                 total += slope_BD[b, d] * W_dec_FD[f, d]
-            out_BK[b, j] = total
+            out_N[at] = total
 
 
 @njit(cache=True, nogil=True)
-def by_feature(indices_BK: Any, n_features: int) -> Any:
-    """Return (starts (F + 1,), order (B K,)): the flat positions of each feature's codes, ascending."""
-    flat = indices_BK.ravel()
+def by_feature(starts_B: Any, features_N: Any, n_features: int) -> Any:
+    """Return (starts_F, order_N, tokens_N): the codes of each feature, ascending, and each one's token."""
     starts = np.zeros(n_features + 1, np.int64)
-    for f in flat:
+    for f in features_N:
         starts[f + 1] += 1
     for f in range(n_features):
         starts[f + 1] += starts[f]
     filled = starts[:-1].copy()
-    order = np.empty(flat.size, np.int64)
-    for at in range(flat.size):
-        f = flat[at]
-        order[filled[f]] = at
-        filled[f] += 1
-    return starts, order
+    order, tokens = np.empty(features_N.size, np.int64), np.empty(features_N.size, np.int32)
+    for b in range(starts_B.size - 1):
+        for at in range(starts_B[b], starts_B[b + 1]):
+            f = features_N[at]
+            order[filled[f]] = at
+            tokens[filled[f]] = b
+            filled[f] += 1
+    return starts, order, tokens
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def weight_gradients(
-    starts: Any,
-    order: Any,
-    values_BK: Any,
-    d_values_BK: Any,
+    starts_F: Any,
+    order_N: Any,
+    tokens_N: Any,
+    values_N: Any,
+    d_values_N: Any,
     slope_BD: Any,
     x_BD: Any,
     dW_enc_FD: Any,
@@ -157,17 +201,14 @@ def weight_gradients(
 ) -> None:
     """Write dW_enc = sum d_value x, db_enc = sum d_value and dW_dec = sum value slope, over each feature's codes."""
     n_features, width = dW_dec_FD.shape
-    k = values_BK.shape[1]
-    values, d_values = values_BK.ravel(), d_values_BK.ravel()
     for f in prange(n_features):
         for d in range(width):
             dW_enc_FD[f, d] = 0
             dW_dec_FD[f, d] = 0
         bias = np.float32(0)
-        for at in range(starts[f], starts[f + 1]):
-            flat = order[at]
-            b = flat // k
-            value, d_value = values[flat], d_values[flat]
+        for i in range(starts_F[f], starts_F[f + 1]):
+            b = tokens_N[i]
+            value, d_value = values_N[order_N[i]], d_values_N[order_N[i]]
             bias += d_value
             for d in range(width):
                 dW_enc_FD[f, d] += d_value * x_BD[b, d]

@@ -1,8 +1,8 @@
-"""The TopK sparse autoencoder. Letters: N tokens, D model width, F features, K active features per token."""
+"""The sparse autoencoder. Letters: N tokens, D model width, F features, K active features per token."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,38 @@ class TopKSAE(nn.Module):
         return self.decode(self.encode(x))
 
 
+class ThresholdSAE(TopKSAE):
+    """An SAE whose code passes where it exceeds its feature's threshold: JumpReLU, and what BatchTopK training ends in.
+
+    Parameters
+    ----------
+    k : the mean number of active features that it was trained for (a token may have more or fewer)
+
+    Attributes
+    ----------
+    threshold : float32 (F,), of the codes
+    """
+
+    def __init__(self, d_in: int, n_features: int, k: int, **options: Any) -> None:
+        super().__init__(d_in, n_features, k, **options)
+        self.threshold = nn.Parameter(torch.zeros(n_features), requires_grad=False)
+
+    def encode(self, x: Tensor) -> Codes:
+        """(..., D) -> Codes (..., K), K the most that any of these tokens has; the codes of the others end in zeros."""
+        pre = self.pre_activations(x)
+        on = pre > self.threshold
+        k = max(1, int(on.sum(-1).max())) if on.numel() else 1
+        values, indices = torch.where(on, pre, -torch.inf).topk(k, dim=-1, sorted=False)
+        return Codes(torch.where(values > -torch.inf, values, 0.0), indices)
+
+    @classmethod
+    def of(cls, sae: TopKSAE, threshold: float) -> ThresholdSAE:
+        """Return an SAE with the same weights and one threshold for all features."""
+        made = cls(sae.W_dec.shape[1], sae.n_features, sae.k, activation=sae.activation, unit_norm=sae.unit_norm)
+        made.load_state_dict(sae.state_dict() | {"threshold": torch.full((sae.n_features,), threshold)})
+        return made
+
+
 def weighted_rows(codes: Codes, rows: Tensor) -> Tensor:
     """Return sum_k values_k * rows[indices_k], (..., K) codes and (F, D) rows -> (..., D), without a dense code."""
     shape = codes.values.shape
@@ -87,4 +119,6 @@ def fold_scale(sae: TopKSAE, scale: float) -> TopKSAE:
     with torch.no_grad():
         sae.b_enc.div_(scale)
         sae.b_dec.div_(scale)
+        if isinstance(sae, ThresholdSAE):
+            sae.threshold.div_(scale)
     return sae

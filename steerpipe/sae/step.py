@@ -1,4 +1,4 @@
-"""The loss of one TopK batch and its gradients: sparse kernels on a CPU, autograd on a GPU, behind one function."""
+"""The loss of one batch and its gradients: sparse kernels on a CPU, autograd on a GPU, behind one function."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..device import mixed_precision
 from . import kernels
 from .model import Codes, TopKSAE, weighted_rows
 
+GUESS = 0.9
+"""Share of the last cut that candidates for the next batch's top codes must exceed; how good it is changes only the time."""
+
 
 class Step(NamedTuple):
-    """What a batch gave: codes, x_hat - x (B, D), and the squared norm of the centred batch that the loss is a share of."""
+    """What a batch gave.
 
-    codes: Codes
+    features, values : int64 and float32 (N,), the active codes, token by token
+    error : float32 (B, D), x_hat - x
+    total : squared norm of the centred batch, which the loss is a share of
+    cut : the smallest code that was kept (batch selection; else -inf)
+    """
+
+    features: Tensor
+    values: Tensor
     error: Tensor
     total: Tensor
+    cut: float
 
 
 def by_rows(sae: TopKSAE) -> TopKSAE:
@@ -27,43 +39,67 @@ def by_rows(sae: TopKSAE) -> TopKSAE:
     return sae
 
 
-def set_gradients(sae: TopKSAE, x: Tensor) -> Step:
+def set_gradients(sae: TopKSAE, x: Tensor, *, selection: str = "topk", last_cut: float = -np.inf) -> Step:
     """Set the gradients of ||x_hat - x||^2 / ||x - mean(x)||^2 on a batch x (B, D); b_pre is taken to be 0.
 
     On a CPU the cost is one dense product, 2 B D F FLOP, and O(B k D) for all else.
+
+    Parameters
+    ----------
+    selection : topk, the k largest codes of each token; batchtopk, the B * k largest of the batch (Bussmann et al. 2024)
+    last_cut : batchtopk: the cut of the batch before, which saves time and changes nothing else
     """
     total = (x - x.mean(0)).square().sum()
-    if x.device.type != "cpu":
-        for parameter in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec):
-            parameter.grad = None
-        with mixed_precision(x.device):
-            pre = sae.pre_activations(x)
-        codes = Codes(*pre.float().topk(sae.k, dim=-1, sorted=False))
-        error = weighted_rows(codes, sae.W_dec) + sae.b_dec - x
-        (error.square().sum() / total).backward()  # type: ignore[no-untyped-call]
-        return Step(Codes(codes.values.detach(), codes.indices), error.detach(), total)
-    return _sparse(sae, x, total)
+    return (_sparse if x.device.type == "cpu" else _autograd)(sae, x, total, selection, last_cut)
 
 
-def _sparse(sae: TopKSAE, x: Tensor, total: Tensor) -> Step:
-    with torch.no_grad():
+def _autograd(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
+    for parameter in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec):
+        parameter.grad = None
+    with mixed_precision(x.device):
         pre = sae.pre_activations(x)
-    B, F = pre.shape
-    values, indices = np.empty((B, sae.k), np.float32), np.empty((B, sae.k), np.int64)
-    kernels.top_k(pre.numpy(), sae.k, values, indices)
+    pre, cut = pre.float(), -np.inf
+    if selection == "topk":
+        values, indices = pre.topk(sae.k, dim=-1, sorted=False)
+        features, values = indices.flatten(), values.flatten()
+        starts = torch.arange(0, features.numel(), sae.k, device=x.device)
+    else:
+        flat = pre.flatten()
+        at = flat.topk(min(len(x) * sae.k, flat.numel()), sorted=False).indices.sort().values
+        values, features = flat[at], at % sae.n_features
+        starts = torch.searchsorted(at, torch.arange(len(x), device=x.device) * sae.n_features)
+        cut = float(values.detach().min())
+    x_hat = F.embedding_bag(features, sae.W_dec, starts, mode="sum", per_sample_weights=values) + sae.b_dec
+    error = x_hat - x
+    (error.square().sum() / total).backward()  # type: ignore[no-untyped-call]
+    return Step(features, values.detach(), error.detach(), total, cut)
+
+
+def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
+    with torch.no_grad():
+        pre = sae.pre_activations(x).numpy()
+    B, n_features = pre.shape
+    cut = -np.inf
+    if selection == "topk":
+        rows, columns = np.empty((B, sae.k), np.float32), np.empty((B, sae.k), np.int64)
+        kernels.top_k(pre, sae.k, rows, columns)
+        values, features, starts = rows.ravel(), columns.ravel(), np.arange(0, B * sae.k + 1, sae.k)
+    else:
+        guess = GUESS * last_cut if last_cut > 0 else last_cut
+        starts, features, values, cut = kernels.batch_top_k(pre, B * sae.k, guess)
     W_dec, error = sae.W_dec.detach().numpy(), np.empty(x.shape, np.float32)
-    kernels.decode_error(values, indices, W_dec, sae.b_dec.detach().numpy(), x.numpy(), error)
+    kernels.decode_error(starts, values, features, W_dec, sae.b_dec.detach().numpy(), x.numpy(), error)
     slope, d_values = error * np.float32(2 / float(total)), np.empty_like(values)
-    kernels.code_gradients(slope, indices, W_dec, d_values)
+    kernels.code_gradients(starts, features, slope, W_dec, d_values)
     if sae.activation == "relu":
         d_values[values == 0] = 0
-    dW_enc, db_enc, dW_dec = np.empty_like(W_dec), np.empty(F, np.float32), np.empty_like(W_dec)
-    starts, order = kernels.by_feature(indices, F)
-    kernels.weight_gradients(starts, order, values, d_values, slope, x.numpy(), dW_enc, db_enc, dW_dec)
+    dW_enc, db_enc, dW_dec = np.empty_like(W_dec), np.empty(n_features, np.float32), np.empty_like(W_dec)
+    starts_F, order, tokens = kernels.by_feature(starts, features, n_features)
+    kernels.weight_gradients(starts_F, order, tokens, values, d_values, slope, x.numpy(), dW_enc, db_enc, dW_dec)
     gradients = {"W_enc": dW_enc.T, "b_enc": db_enc, "W_dec": dW_dec, "b_dec": slope.sum(0)}
     for name, gradient in gradients.items():
         getattr(sae, name).grad = torch.from_numpy(gradient)
-    return Step(Codes(torch.from_numpy(values), torch.from_numpy(indices)), torch.from_numpy(error), total)
+    return Step(torch.from_numpy(features), torch.from_numpy(values), torch.from_numpy(error), total, cut)
 
 
 def auxk_loss(sae: TopKSAE, x: Tensor, error: Tensor, dead: Tensor) -> Tensor:

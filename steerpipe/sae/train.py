@@ -1,4 +1,4 @@
-"""Train a TopK SAE on stored activations.
+"""Train a sparse autoencoder on stored activations.
 
 Cost of a step of B tokens: 2 B D F FLOP for the encoder, O(B k D) for all else (step.py); memory 4 (2 D F) floats for
 weights, gradients and Adam's moments, plus the reader's block. Tokens stream from disk and are never held as a whole.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +22,13 @@ from ..activations.tokens import TokenSource
 from ..config import SaeConfig
 from ..errors import SteerError
 from ..progress import add_task, progress
-from .model import TopKSAE, fold_scale
+from .model import ThresholdSAE, TopKSAE, fold_scale
 from .step import auxk_loss, by_rows, set_gradients
 
 CHECKPOINT_STEPS = 200
+CURVE_STEPS = 20
+"""A divisor of CHECKPOINT_STEPS: a resumed curve is the same."""
+CALIBRATION_BATCHES = 16
 SAMPLE_TOKENS = 65_536
 
 
@@ -48,12 +52,12 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
     Parameters
     ----------
     cells : the training cells; no other cell is ever read
-    folder : holds checkpoint.pt while training, and curve.jsonl
+    folder : holds checkpoint.pt while training, and curve.jsonl: a row every 20 steps, means over those
 
     Returns
     -------
     TopKSAE
-        of raw (not normalised) activations, on the CPU
+        of raw (not normalised) activations, on the CPU; with batch selection a ThresholdSAE
     """
     centre, scale = normalisation(source, cells, config)
     sae = TopKSAE(
@@ -64,27 +68,38 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
     optimiser = torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, 0.999), fused=True)
     idle = torch.zeros(sae.n_features, dtype=torch.int64, device=device)  # tokens since the feature last fired
     n_steps = math.ceil(config.tokens / config.batch_size)
-    checkpoint, curve, first = folder / "checkpoint.pt", [], 0
+    checkpoint, curve, first, cut = folder / "checkpoint.pt", [], 0, -math.inf
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
         sae.load_state_dict(saved["sae"])
         optimiser.load_state_dict(saved["optimiser"])
         idle, curve, first = saved["idle"].to(device), saved["curve"], saved["step"]
+    recent: list[tuple[float, float]] = []
     with progress() as bar:
         task = add_task(bar, "train-sae", n_steps * config.batch_size)
+        clock = time.perf_counter()
         for step, tokens in _steps(source, cells, config, first, n_steps):
             x = (tokens.to(device) - centre.to(device)) * scale
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(step, n_steps)
-            fvu, l0, n_dead = _step(sae, optimiser, x, idle, config)
-            if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == n_steps:
-                curve.append(
-                    {"tokens": (step + 1) * config.batch_size, "fvu": float(fvu), "l0": float(l0), "dead": int(n_dead)}
-                )
-                bar.update(task, completed=curve[-1]["tokens"], note=f"FVU {curve[-1]['fvu']:.4f}")
+            fvu, l0, n_dead, cut = _step(sae, optimiser, x, idle, config, cut)
+            recent.append((float(fvu), l0))
+            last = step + 1 == n_steps
+            if (step + 1) % CURVE_STEPS == 0 or last:
+                mean = {
+                    name: float(np.mean(column)) for name, column in zip(("fvu", "l0"), zip(*recent, strict=True), strict=True)
+                }
+                curve.append({"tokens": (step + 1) * config.batch_size, **mean, "dead": int(n_dead)})
+                rate = (step + 1 - first) * config.batch_size / (time.perf_counter() - clock)
+                shown = f"FVU {mean['fvu']:.4f}  L0 {mean['l0']:.1f}  dead {int(n_dead)}  {rate:,.0f} tokens/s"
+                bar.update(task, completed=curve[-1]["tokens"], note=shown)
+                recent.clear()
+            if (step + 1) % CHECKPOINT_STEPS == 0 or last:
                 state = {"sae": sae.state_dict(), "optimiser": optimiser.state_dict(), "idle": idle, "curve": curve}
                 torch.save(state | {"step": step + 1}, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
+    if config.selection == "batchtopk":
+        sae = ThresholdSAE.of(sae, _threshold(sae, source, cells, config, Scale(centre, scale))).to(device)
     (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     checkpoint.unlink(missing_ok=True)
     fold_scale(sae, scale)
@@ -123,33 +138,31 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def _steps(source: TokenSource, cells: np.ndarray, config: SaeConfig, first: int, n_steps: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, tokens); which tokens a step sees depends on its number and the seed alone."""
-    step = epoch = 0
+    """Yield (step, tokens) from step `first`; which tokens a step sees depends on its number and the seed alone."""
+    per_epoch = source.n_tokens(cells) // config.batch_size
+    if per_epoch == 0:
+        n = source.n_tokens(cells)
+        raise SteerError(f"sae.batch_size={config.batch_size} is more than the {n} training tokens there are.")
+    step = first
     while step < n_steps:
-        before = step
-        for tokens in source.batches(cells, config.batch_size, seed=(config.seed, epoch)):
-            if step >= first:
-                yield step, tokens
+        epoch, done = divmod(step, per_epoch)
+        for tokens in source.batches(cells, config.batch_size, seed=(config.seed, epoch), skip=done):
+            yield step, tokens
             step += 1
             if step >= n_steps:
                 return
-        if step == before:
-            n = source.n_tokens(cells)
-            raise SteerError(f"sae.batch_size={config.batch_size} is more than the {n} training tokens there are.")
-        epoch += 1
 
 
 def _step(
-    sae: TopKSAE, optimiser: torch.optim.Optimizer, x: Tensor, idle: Tensor, config: SaeConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0 and the number of dead features."""
-    codes, error, total = set_gradients(sae, x)
-    fired = torch.zeros_like(idle, dtype=torch.bool)
-    fired[codes.indices[codes.values != 0]] = True
-    idle.add_(len(x))[fired] = 0
+    sae: TopKSAE, optimiser: torch.optim.Optimizer, x: Tensor, idle: Tensor, config: SaeConfig, last_cut: float = -math.inf
+) -> tuple[Tensor, float, Tensor, float]:
+    """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0, number of dead features and cut."""
+    step = set_gradients(sae, x, selection=config.selection, last_cut=last_cut)
+    active = step.features if sae.activation == "identity" else step.features[step.values != 0]
+    idle.add_(len(x))[active] = 0
     dead = idle > config.dead_after
     if config.auxk_weight > 0 and bool(dead.any()):
-        (config.auxk_weight * auxk_loss(sae, x, error, dead)).backward()  # type: ignore[no-untyped-call]
+        (config.auxk_weight * auxk_loss(sae, x, step.error, dead)).backward()  # type: ignore[no-untyped-call]
     if sae.unit_norm:
         _remove_parallel(sae)
     torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], 1.0)
@@ -157,8 +170,21 @@ def _step(
     if sae.unit_norm:
         with torch.no_grad():
             sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
+    return step.error.square().sum() / step.total, len(active) / len(x), dead.sum(), step.cut
 
-    return error.square().sum() / total, (codes.values != 0).sum() / len(x), dead.sum()
+
+def _threshold(sae: TopKSAE, source: TokenSource, cells: np.ndarray, config: SaeConfig, scaled: Scale) -> float:
+    """Return the threshold that stands in for batch selection: the mean cut of some training batches (Bussmann et al. 2024)."""
+    cuts = []
+    for tokens in source.batches(cells, config.batch_size, seed=config.seed):
+        x = (tokens - scaled.centre) * scaled.scale
+        with torch.no_grad():
+            pre = sae.pre_activations(x.to(sae.W_dec.device)).flatten()
+        n = min(len(x) * sae.k, pre.numel())
+        cuts.append(float(pre.kthvalue(pre.numel() - n + 1).values))
+        if len(cuts) == CALIBRATION_BATCHES:
+            break
+    return float(np.mean(cuts))
 
 
 def _remove_parallel(sae: TopKSAE) -> None:

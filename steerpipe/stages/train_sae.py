@@ -24,7 +24,7 @@ from .common import Context
 from .extract import Activations, activations, layer_index
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
     if config.path is not None:
         files = sae_files(Path(config.path).expanduser())
         # which cells are scored is all that an import reads of the config
-        settings = {"held_out": config.held_out, "seed": config.seed}
+        settings = {"held_out": config.held_out, "split_seed": config.split_seed}
         inputs = [file_digest(file) for file in files]
     settings["layer"] = layer_index(context.config)  # one extraction may hold several
 
     def build(folder: Path) -> None:
-        train, held = split_cells(source.tokens.n_cells, config.held_out, config.seed)
+        train, held = split_cells(source.tokens.n_cells, config.held_out, config.split_seed)
         if config.path is None:
             sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
             origin = {"steerpipe": as_dict(config)}

@@ -93,7 +93,7 @@ def test_online_activations_are_the_stored_ones(aligned, tiny_model, tmp_path):
     cells = np.array([7, 2, 19, 3])
     for a, b in zip(stored.cells(cells), online.cells(cells), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    first, second = (list(s.batches(cells, 20, seed=5, cells_at_once=3)) for s in (stored, online))
+    first, second = (list(s.batches(cells, 20, seed=5)) for s in (stored, online))
     assert len(first) == len(second) > 2
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
@@ -165,7 +165,7 @@ def test_reader_gives_every_token_of_its_cells_once_shuffled_and_seeded(aligned,
     cells = np.array([1, 3, 4, 8, 20])
 
     def read(**options):
-        return torch.cat(list(shards.batches(cells, 64, cells_at_once=2, **options)))
+        return torch.cat(list(shards.batches(cells, 64, **options)))
 
     plain = read()
     assert torch.equal(plain, torch.from_numpy(np.concatenate([shards.cell(i) for i in cells])))

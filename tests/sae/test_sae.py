@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +12,9 @@ from steerpipe.activations.tokens import TokenPolicy
 from steerpipe.config import SaeConfig
 from steerpipe.errors import SteerError
 from steerpipe.sae import train as module
-from steerpipe.sae.io import import_sae, load_published, load_sae, save_sae
+from steerpipe.sae.io import load_sae, save_sae
 from steerpipe.sae.metrics import score_sae
-from steerpipe.sae.model import Codes, TopKSAE, fold_scale, weighted_rows
+from steerpipe.sae.model import Codes, ThresholdSAE, TopKSAE, fold_scale, weighted_rows
 from steerpipe.sae.step import auxk_loss
 from steerpipe.sae.train import split_cells, train_sae
 
@@ -44,24 +42,6 @@ def planted(folder, *, n_cells=40, genes=50, d=16, n_true=32, active=3, seed=0):
     write_shard(layer_folder(folder, 0), 0, (codes @ truth + 5.0).astype(np.float32), "float32")
     write_index(folder, [0], np.full(n_cells, genes), genes, n_cells, TokenPolicy())
     return truth, Shards(folder, 0)
-
-
-def published(path, *, width=12, expansion=4, k=5, seed=0, use_b_pre=False, prefix=""):
-    """Write a random SAE as the published training script does; return the path."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = {
-        "encoder.weight": (width * expansion, width),
-        "encoder.bias": (width * expansion,),
-        "decoder.weight": (width, width * expansion),
-        "decoder.bias": (width,),
-    }
-    if use_b_pre:
-        sizes["b_pre"] = (width,)
-    state = {prefix + name: torch.randn(size, generator=generator) for name, size in sizes.items()}
-    losses = {"train_losses": [0.2, 0.1], "val_losses": [0.3, 0.2], "relative_recon_error": 0.1}
-    options = {"input_dim": width, "expansion": expansion, "k": k, "use_b_pre": use_b_pre, "weight_norm": False}
-    torch.save({"model_state_dict": state, **options, **losses}, path)
-    return path
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu"])
@@ -92,6 +72,44 @@ def test_sparse_decode_and_its_gradients_equal_the_dense_ones():
         torch.testing.assert_close(a, b)
 
 
+def test_a_threshold_passes_what_exceeds_it():
+    sae, x = random_sae(), torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(5))
+    made = ThresholdSAE.of(sae, 2.5)
+    pre = sae.pre_activations(x)
+    codes = made.encode(x)
+    torch.testing.assert_close(codes.dense(40), pre * (pre > 2.5))
+    assert codes.values.shape[-1] == int((pre > 2.5).sum(-1).max())
+    silent = ThresholdSAE.of(sae, 1e9)
+    torch.testing.assert_close(silent(x), (sae.b_dec + sae.b_pre).expand_as(x))
+
+
+def test_batch_selection_spends_its_codes_where_they_are_needed(tmp_path):
+    """Half of the tokens are sums of one planted direction, half of five: one k for all is too many or too few."""
+    rng = np.random.default_rng(0)
+    truth = F.normalize(torch.from_numpy(rng.standard_normal((32, 16))), dim=1).numpy()
+    codes = np.zeros((2000, 32))
+    for i, row in enumerate(codes):
+        active = 5 if i % 2 else 1
+        row[rng.choice(32, active, replace=False)] = rng.uniform(1, 3, active)
+    layer_folder(tmp_path, 0).mkdir()
+    write_shard(layer_folder(tmp_path, 0), 0, (codes @ truth).astype(np.float32), "float32")
+    write_index(tmp_path, [0], np.full(40, 50), 50, 40, TokenPolicy())
+    shards, scores = Shards(tmp_path, 0), {}
+    for selection in ("topk", "batchtopk"):
+        config = SaeConfig(expansion=4, k=3, tokens=300_000, batch_size=500, lr=3e-3, selection=selection, b_pre=False)
+        sae = train_sae(shards, np.arange(36), config, tmp_path, device=CPU)
+        scores[selection] = score_sae(sae, shards, np.arange(36, 40))
+    assert isinstance(sae, ThresholdSAE)
+    assert scores["batchtopk"].l0 == pytest.approx(3, rel=0.15)
+    assert scores["batchtopk"].fvu < 0.9 * scores["topk"].fvu, scores
+    spent = (sae.encode(torch.from_numpy((codes @ truth).astype(np.float32))).values != 0).sum(1).numpy()
+    assert spent[1::2].mean() > 1.5 * spent[::2].mean()
+    save_sae(sae, tmp_path / "saved", {})
+    again, x = load_sae(tmp_path / "saved"), torch.from_numpy(shards.cell(0))
+    assert isinstance(again, ThresholdSAE)
+    torch.testing.assert_close(again(x), sae(x), atol=1e-4, rtol=1e-4)
+
+
 def test_folding_the_scale_keeps_the_reconstruction():
     sae, x = random_sae(), torch.randn(9, 12, generator=torch.Generator().manual_seed(1))
     centre, scale = sae.b_pre.clone(), 3.7
@@ -100,7 +118,11 @@ def test_folding_the_scale_keeps_the_reconstruction():
     with torch.no_grad():
         inner.b_pre.zero_()
     before = inner((x - centre) * scale) / scale + centre
+    limited = ThresholdSAE.of(inner, 2.0)
+    limited_before = limited((x - centre) * scale) / scale + centre
     torch.testing.assert_close(fold_scale(sae, scale)(x), before, atol=1e-4, rtol=1e-4)
+    fold_scale(limited, scale).b_pre.copy_(centre)
+    torch.testing.assert_close(limited(x), limited_before, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("b_pre", [True, False])
@@ -117,7 +139,7 @@ def test_training_recovers_a_planted_dictionary(tmp_path, b_pre):
 
 def test_same_seed_same_bytes_and_a_killed_training_resumes_to_them(tmp_path, monkeypatch):
     config = SaeConfig(expansion=2, k=3, tokens=60_000, batch_size=250)
-    monkeypatch.setattr(module, "CHECKPOINT_STEPS", 50)
+    monkeypatch.setattr(module, "CHECKPOINT_STEPS", 40)
 
     def trained(name):
         (tmp_path / name).mkdir(exist_ok=True)
@@ -137,11 +159,28 @@ def test_same_seed_same_bytes_and_a_killed_training_resumes_to_them(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         trained("killed")
     resumed = trained("killed")
-    assert len(calls) == 137 + 140  # from step 100, the last checkpoint
+    assert len(calls) == 137 + 120  # from step 120, the last checkpoint
     for name, tensor in whole.items():
         assert torch.equal(tensor, again[name]), name
         assert torch.equal(tensor, resumed[name]), name
     assert (tmp_path / "whole" / "curve.jsonl").read_bytes() == (tmp_path / "killed" / "curve.jsonl").read_bytes()
+
+
+def test_a_resumed_training_reads_no_tokens_again(tmp_path, monkeypatch):
+    _, shards = planted(tmp_path)
+    monkeypatch.setattr("steerpipe.activations.tokens.GROUP_BYTES", 0)  # groups of 4 cells
+    cells, whole = np.arange(40), []
+    for seed in (None, (3, 1)):
+        whole = list(shards.batches(cells, 130, seed=seed))
+        for skip in (1, 2, 7, len(whole) - 1, len(whole)):
+            rest = list(shards.batches(cells, 130, seed=seed, skip=skip))
+            assert len(rest) == len(whole) - skip
+            assert all(torch.equal(a, b) for a, b in zip(rest, whole[skip:], strict=True))
+    read = []
+    original = Shards.cell
+    monkeypatch.setattr(Shards, "cell", lambda self, i: (read.append(i), original(self, i))[1])
+    next(shards.batches(cells, 130, seed=(3, 1), skip=12))  # token 1560 of 2000 is in group 7 of 10
+    assert len(read) <= 12
 
 
 def test_held_out_cells_are_never_read(tmp_path, monkeypatch):
@@ -201,139 +240,7 @@ def test_metrics_equal_their_definitions(tmp_path):
     assert score.dead == pytest.approx(float(((z != 0).sum(0) == 0).double().mean()))
 
 
-@pytest.mark.parametrize("activation", ["identity", "relu"])
-def test_file_round_trip(tmp_path, activation):
-    sae, x = random_sae(activation=activation), torch.randn(20, 12, generator=torch.Generator().manual_seed(1))
-    save_sae(sae, tmp_path, {"note": "x"})
-    again = load_sae(tmp_path)
-    torch.testing.assert_close(again(x), sae(x), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(again.encode(x).dense(40), sae.encode(x).dense(40), atol=1e-4, rtol=1e-4)
-    cfg = json.loads((tmp_path / "cfg.json").read_text())
-    assert (cfg["architecture"], cfg["d_in"], cfg["d_sae"], cfg["k"]) == ("topk", 12, 40, 5)
-
-
-def test_sae_files_that_are_not_there_or_of_another_kind(tmp_path):
-    with pytest.raises(SteerError, match="no SAE in"):
-        load_sae(tmp_path)
-    save_sae(random_sae(), tmp_path, {})
-    cfg = json.loads((tmp_path / "cfg.json").read_text()) | {"architecture": "gated"}
-    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
-    with pytest.raises(SteerError, match="'gated' is not supported"):
-        load_sae(tmp_path)
-
-
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     _, shards = planted(tmp_path, n_cells=3, genes=10)
     with pytest.raises(SteerError, match="more than the 30 training tokens"):
         train_sae(shards, np.arange(3), SaeConfig(batch_size=64, k=3), tmp_path, device=CPU)
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("use_b_pre", [False, True])
-def test_a_published_file_equals_its_formula(tmp_path, use_b_pre, prefix):
-    path = published(tmp_path / "topk_sae.pt", use_b_pre=use_b_pre, prefix=prefix)
-    state = {name.removeprefix(prefix): t.double().numpy() for name, t in torch.load(path)["model_state_dict"].items()}
-    x = np.random.default_rng(4).standard_normal((30, 12))
-    centre = state["b_pre"] if use_b_pre else 0.0
-    pre = (x - centre) @ state["encoder.weight"].T + state["encoder.bias"]
-    z = np.zeros_like(pre)
-    for row, code in zip(pre, z, strict=True):
-        keep = np.argsort(-row)[:5]  # by value, not by magnitude
-        code[keep] = row[keep]
-    x_hat = z @ state["decoder.weight"].T + state["decoder.bias"] + centre
-    sae = load_published(path)
-    assert (sae.activation, sae.k, sae.n_features) == ("identity", 5, 48)
-    assert bool(sae.b_pre.any()) == use_b_pre
-    tokens = torch.from_numpy(x).float()
-    np.testing.assert_allclose(sae.encode(tokens).dense(48), z, atol=1e-4)
-    np.testing.assert_allclose(sae(tokens), x_hat, atol=1e-4)
-    save_sae(sae, tmp_path / "ours", {})
-    again = import_sae(tmp_path / "ours")
-    np.testing.assert_allclose(again.encode(tokens).dense(48), z, atol=1e-4)
-    np.testing.assert_allclose(again(tokens), x_hat, atol=1e-4)
-    np.testing.assert_allclose(import_sae(tmp_path)(tokens), x_hat, atol=1e-4)  # the folder that has the file
-
-
-def test_published_codes_keep_their_sign(tmp_path):
-    path = published(tmp_path / "topk_sae.pt", expansion=1, k=12)  # every feature is kept: the negative ones too
-    codes = load_published(path).encode(torch.randn(9, 12, generator=torch.Generator().manual_seed(0)))
-    assert (codes.values < 0).any()
-
-
-def without(*names):
-    def edit(found):
-        for name in names:
-            (found if name in found else found["model_state_dict"]).pop(name)
-        return found
-
-    return edit
-
-
-def reshaped(name, *size):
-    return lambda found: found | {"model_state_dict": found["model_state_dict"] | {name: torch.ones(size)}}
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (without("model_state_dict"), "lacks model_state_dict; the file to take is topk_sae.pt"),
-        (without("k", "expansion"), "lacks expansion, k"),
-        (lambda found: found["model_state_dict"], "lacks model_state_dict, expansion, k"),
-        (lambda found: [1], "lacks model_state_dict, expansion, k"),
-        (without("decoder.bias"), "weights lack decoder.bias"),
-        (without("encoder.weight"), "weights lack encoder.weight"),
-        (lambda found: found | {"use_b_pre": True}, "weights lack b_pre"),
-        (lambda found: found | {"expansion": 8}, "expansion=8 of width 12 does not give its 48 features"),
-        (lambda found: found | {"k": 49}, "k=49 must lie between 1 and the 48 features"),
-        (reshaped("decoder.weight", 48, 12), r"W_dec has shape \(12, 48\), not \(48, 12\)"),
-        (reshaped("encoder.bias", 3), r"b_enc has shape \(3,\)"),
-    ],
-)
-def test_published_files_that_are_broken(tmp_path, damage, message):
-    path = published(tmp_path / "sae.pt")
-    torch.save(damage(torch.load(path)), path)
-    with pytest.raises(SteerError, match=message) as error:
-        load_published(path)
-    assert "\n" not in str(error.value)
-
-
-def test_published_files_that_are_no_files_of_weights(tmp_path):
-    with pytest.raises(SteerError, match=r"no SAE in .*nowhere"):
-        load_published(tmp_path / "nowhere.pt")
-    whole = published(tmp_path / "sae.pt").read_bytes()
-    (tmp_path / "sae.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SteerError, match="cannot be read as an SAE"):
-        load_published(tmp_path / "sae.pt")
-
-    class Evil:
-        def __reduce__(self):
-            return (pytest.fail, ("the pickle was executed",))
-
-    torch.save({"model_state_dict": Evil()}, tmp_path / "sae.pt")
-    with pytest.raises(SteerError, match="cannot be read as an SAE"):
-        load_published(tmp_path / "sae.pt")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm' is not supported"),
-        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm=True is not supported"),
-        ({"d_sae": 41}, r"W_enc has shape \(12, 40\), not \(12, 41\)"),
-        ({"k": 0}, "k=0 must lie between 1 and the 40 features"),
-    ],
-)
-def test_saelens_folders_that_mean_something_else(tmp_path, changes, message):
-    save_sae(random_sae(), tmp_path, {})
-    cfg = json.loads((tmp_path / "cfg.json").read_text()) | changes
-    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
-    with pytest.raises(SteerError, match=message):
-        load_sae(tmp_path)
-
-
-def test_saelens_folders_that_end_early(tmp_path):
-    save_sae(random_sae(), tmp_path, {})
-    weights = tmp_path / "sae_weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(SteerError, match="cannot be read"):
-        load_sae(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from steerpipe.sae import kernels
+from steerpipe.sae import step as module
 from steerpipe.sae.model import TopKSAE
 from steerpipe.sae.step import by_rows, set_gradients
 
@@ -27,9 +28,30 @@ def test_top_k_is_exact(n_features, k, ties):
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
+@pytest.mark.parametrize("guess", [-np.inf, 0.1, 1.5, 3.0, np.inf])
+@pytest.mark.parametrize("ties", [False, True])
+def test_batch_top_k_is_exact_whatever_the_guess(guess, ties):
+    pre = torch.randn(37, 257, generator=torch.Generator().manual_seed(0)).numpy()
+    if ties:
+        pre = np.round(pre).astype(np.float32)
+    n = 37 * 8
+    starts, features, values, cut = kernels.batch_top_k(pre, n, guess)
+    assert starts[0] == 0
+    assert starts[-1] == len(features) == len(values) == n
+    np.testing.assert_array_equal(np.sort(values), np.sort(pre.ravel())[-n:])
+    assert cut == values.min()
+    tokens = np.repeat(np.arange(37), np.diff(starts))
+    np.testing.assert_array_equal(pre[tokens, features], values)
+    assert len(set(zip(tokens.tolist(), features.tolist(), strict=True))) == n
+    plain = kernels.batch_top_k(pre, n, -np.inf)
+    np.testing.assert_array_equal(plain[1], features)  # ties too
+
+
+@pytest.mark.parametrize("path", ["cpu", "autograd"])
+@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
 @pytest.mark.parametrize(("d", "f", "k", "n"), [(12, 40, 5, 33), (128, 1024, 32, 200)])
-def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n):
+def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n, selection, path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     sae = by_rows(TopKSAE(d, f, k, activation=activation).initialise(1))
     with torch.no_grad():
@@ -38,12 +60,18 @@ def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n):
         sae.W_enc.add_(torch.randn(d, f, generator=generator) * 0.05)
     x = torch.randn(n, d, generator=generator)
     pre = sae.pre_activations(x)
-    top = pre.topk(k)
-    dense = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    if selection == "topk":
+        top = pre.topk(k)
+        dense = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    else:
+        dense = pre * (pre >= pre.flatten().topk(n * k).values.min())
     error = dense @ sae.W_dec + sae.b_dec - x
     loss = error.square().sum() / (x - x.mean(0)).square().sum()
     wanted = torch.autograd.grad(loss, [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec])
-    step = set_gradients(sae, x)
+    if path == "autograd":  # what a GPU runs
+        monkeypatch.setattr(module, "_sparse", module._autograd)
+    step = set_gradients(sae, x, selection=selection)
+    assert len(step.features) == len(step.values) == n * k
     assert float(step.error.square().sum() / step.total) == pytest.approx(float(loss.detach()), rel=1e-5)
     for name, gradient in zip(("W_enc", "b_enc", "W_dec", "b_dec"), wanted, strict=True):
         scale = float(gradient.abs().max())
