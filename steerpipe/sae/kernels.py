@@ -97,27 +97,26 @@ def _kth_largest(x: Any, n: int, k: int) -> Any:
     return x[k - 1]
 
 
-def batch_top_k(pre_BF: np.ndarray, n: int, guess: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return (starts_B, features_N, values_N, cut): the n largest entries of a whole batch, token by token.
-
-    The result is exact and does not depend on `guess`, a value that the n-th largest is likely to exceed; a good one leaves
-    few candidates to select from. Ties at the cut go to the first.
-    """
-    n = min(n, pre_BF.size)
+def above(pre_BF: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (counts_B, values_N, features_N) of the entries that reach a bound, token by token."""
     counts = np.empty(len(pre_BF), np.int64)
-    bound = np.float32(guess)
-    _count(pre_BF, bound, counts)
-    if counts.sum() < n:
-        bound = np.float32(-np.inf)
-        _count(pre_BF, bound, counts)
-    candidates, where = np.empty(counts.sum(), np.float32), np.empty(counts.sum(), np.int32)
+    _count(pre_BF, np.float32(bound), counts)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    _gather(pre_BF, bound, starts, candidates, where)
-    cut = float(np.partition(candidates, len(candidates) - n)[len(candidates) - n]) if n else np.inf
-    keep = candidates > cut
-    keep[np.flatnonzero(candidates == cut)[: n - int(keep.sum())]] = True
+    values, features = np.empty(starts[-1], np.float32), np.empty(starts[-1], np.int64)
+    _gather(pre_BF, np.float32(bound), starts, values, features)
+    return counts, values, features
+
+
+def keep_largest(
+    n: int, counts_B: np.ndarray, values_N: np.ndarray, features_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return (starts_B, values_N, features_N, cut) of the n largest of some codes; ties at the cut go to the first."""
+    cut = float(np.partition(values_N, len(values_N) - n)[len(values_N) - n])
+    keep = values_N > cut
+    keep[np.flatnonzero(values_N == cut)[: n - int(keep.sum())]] = True
     kept = np.concatenate([[0], np.cumsum(keep)])
-    return kept[starts], where[keep].astype(np.int64), candidates[keep], cut
+    starts = np.concatenate([[0], np.cumsum(counts_B)])
+    return kept[starts], values_N[keep], features_N[keep], cut
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,12 @@ from ..device import mixed_precision
 from . import kernels
 from .model import Codes, TopKSAE, weighted_rows
 
-GUESS = 0.9
-"""Share of the last cut that candidates for the next batch's top codes must exceed; how good it is changes only the time."""
+CACHED = 2**18
+"""Pre-activations that are made at a time, where that is not fewer tokens than D: 1 MB, so that they are selected from the
+cache. Fewer tokens than D would read the weights more often than that saves."""
+
+MARGIN = 0.1
+"""How far below the last batch's cut the next one's is looked for; how good it is changes only the time."""
 
 
 class Step(NamedTuple):
@@ -76,17 +81,15 @@ def _autograd(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: 
 
 
 def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
-    with torch.no_grad():
-        pre = sae.pre_activations(x).numpy()
-    B, n_features = pre.shape
-    cut = -np.inf
+    B, n_features, cut = len(x), sae.n_features, -np.inf
     if selection == "topk":
         rows, columns = np.empty((B, sae.k), np.float32), np.empty((B, sae.k), np.int64)
-        kernels.top_k(pre, sae.k, rows, columns)
+        for start, pre in _encoded(sae, x):
+            part = slice(start, start + len(pre))
+            kernels.top_k(pre, sae.k, rows[part], columns[part])
         values, features, starts = rows.ravel(), columns.ravel(), np.arange(0, B * sae.k + 1, sae.k)
     else:
-        guess = GUESS * last_cut if last_cut > 0 else last_cut
-        starts, features, values, cut = kernels.batch_top_k(pre, B * sae.k, guess)
+        starts, values, features, cut = batch_codes(sae, x, last_cut)
     W_dec, error = sae.W_dec.detach().numpy(), np.empty(x.shape, np.float32)
     kernels.decode_error(starts, values, features, W_dec, sae.b_dec.detach().numpy(), x.numpy(), error)
     slope, d_values = error * np.float32(2 / float(total)), np.empty_like(values)
@@ -100,6 +103,36 @@ def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: fl
     for name, gradient in gradients.items():
         getattr(sae, name).grad = torch.from_numpy(gradient)
     return Step(torch.from_numpy(features), torch.from_numpy(values), torch.from_numpy(error), total, cut)
+
+
+def _encoded(sae: TopKSAE, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first token, pre-activations (b, F)) of a few tokens at a time, in one buffer that stays in the cache."""
+    rows = max(x.shape[1], CACHED // sae.n_features)
+    buffer = torch.empty(min(rows, len(x)), sae.n_features)
+    for start in range(0, len(x), rows):
+        some = x[start : start + rows]
+        with torch.no_grad():
+            pre = torch.addmm(sae.b_enc, some, sae.W_enc, out=buffer[: len(some)])
+            yield start, (pre.relu_() if sae.activation == "relu" else pre).numpy()
+
+
+def batch_codes(sae: TopKSAE, x: Tensor, last_cut: float = -np.inf) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return (starts (B + 1,), values (N,), features (N,), cut): the N = B * k largest codes of a batch on a CPU.
+
+    Exact whatever `last_cut` is: where too few codes exceed the bound guessed from it, all are looked at.
+    """
+    n = min(len(x) * sae.k, len(x) * sae.n_features)
+    if last_cut == -np.inf:  # some tokens' own cut is a fair guess
+        pre = next(_encoded(sae, x))[1].ravel()
+        last_cut = float(np.quantile(pre, 1 - min(1.0, sae.k / sae.n_features)))
+    for bound in (last_cut - MARGIN * abs(last_cut), -np.inf):
+        found = []
+        for _, pre in _encoded(sae, x):
+            found.append(kernels.above(pre, bound))
+        counts, values, features = (np.concatenate(column) for column in zip(*found, strict=True))
+        if len(values) >= n:
+            break
+    return kernels.keep_largest(n, counts, values, features)
 
 
 def auxk_loss(sae: TopKSAE, x: Tensor, error: Tensor, dead: Tensor) -> Tensor:

@@ -86,9 +86,7 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
             recent.append((float(fvu), l0))
             last = step + 1 == n_steps
             if (step + 1) % CURVE_STEPS == 0 or last:
-                mean = {
-                    name: float(np.mean(column)) for name, column in zip(("fvu", "l0"), zip(*recent, strict=True), strict=True)
-                }
+                mean = dict(zip(("fvu", "l0"), np.mean(recent, axis=0).tolist(), strict=True))
                 curve.append({"tokens": (step + 1) * config.batch_size, **mean, "dead": int(n_dead)})
                 rate = (step + 1 - first) * config.batch_size / (time.perf_counter() - clock)
                 shown = f"FVU {mean['fvu']:.4f}  L0 {mean['l0']:.1f}  dead {int(n_dead)}  {rate:,.0f} tokens/s"

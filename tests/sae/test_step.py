@@ -30,21 +30,21 @@ def test_top_k_is_exact(n_features, k, ties):
 
 @pytest.mark.parametrize("guess", [-np.inf, 0.1, 1.5, 3.0, np.inf])
 @pytest.mark.parametrize("ties", [False, True])
-def test_batch_top_k_is_exact_whatever_the_guess(guess, ties):
-    pre = torch.randn(37, 257, generator=torch.Generator().manual_seed(0)).numpy()
+def test_batch_codes_are_exact_whatever_the_guess(guess, ties):
+    generator = torch.Generator().manual_seed(0)
+    sae, x = TopKSAE(12, 300, 8).initialise(1).requires_grad_(False), torch.randn(37, 12, generator=generator)
     if ties:
-        pre = np.round(pre).astype(np.float32)
-    n = 37 * 8
-    starts, features, values, cut = kernels.batch_top_k(pre, n, guess)
-    assert starts[0] == 0
-    assert starts[-1] == len(features) == len(values) == n
-    np.testing.assert_array_equal(np.sort(values), np.sort(pre.ravel())[-n:])
+        x = torch.round(x)
+        sae.W_enc.copy_(torch.round(3 * sae.W_enc))
+    pre = sae.pre_activations(x).numpy()
+    starts, values, features, cut = module.batch_codes(sae, x, guess)
+    assert (starts[0], starts[-1], len(values), len(features)) == (0, 37 * 8, 37 * 8, 37 * 8)
+    np.testing.assert_allclose(np.sort(values), np.sort(pre.ravel())[-37 * 8 :], atol=1e-5)
     assert cut == values.min()
     tokens = np.repeat(np.arange(37), np.diff(starts))
-    np.testing.assert_array_equal(pre[tokens, features], values)
-    assert len(set(zip(tokens.tolist(), features.tolist(), strict=True))) == n
-    plain = kernels.batch_top_k(pre, n, -np.inf)
-    np.testing.assert_array_equal(plain[1], features)  # ties too
+    np.testing.assert_allclose(pre[tokens, features], values, atol=1e-5)
+    assert len(set(zip(tokens.tolist(), features.tolist(), strict=True))) == 37 * 8
+    np.testing.assert_array_equal(module.batch_codes(sae, x, -1e9)[2], features)  # ties too
 
 
 @pytest.mark.parametrize("path", ["cpu", "autograd"])
