@@ -73,6 +73,10 @@ class TokenSource:
         """Return the activations of some cells, float32 (n_tokens, D) each."""
         raise NotImplementedError
 
+    def columns(self, ids: np.ndarray) -> list[np.ndarray]:
+        """Return the column among the valid genes of each token of some cells, int (n_tokens,) each, as `cells` has them."""
+        raise NotImplementedError
+
     def n_tokens(self, ids: np.ndarray) -> int:
         """Return how many tokens some cells have (an upper bound where the source does not know)."""
         return len(ids) * self.policy.most(self.n_genes)
