@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .config_sae import ScoreConfig, StabilityConfig
 from .errors import SteerError, unknown
 from .models.recipe import Recipe
 
@@ -292,6 +293,8 @@ class Config:
     objective: ObjectiveConfig
     lam: LambdaConfig
     evaluate: EvaluateConfig
+    score: ScoreConfig
+    stability: StabilityConfig
     pretrain: PretrainConfig
     seed: int = 0
     activations: str = "stored"

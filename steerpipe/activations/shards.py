@@ -99,11 +99,10 @@ class Shards(TokenSource):
     def cells(self, ids: np.ndarray) -> list[np.ndarray]:
         return [self.cell(int(i)) for i in ids]
 
-<<<<<<< HEAD
     def lengths(self, ids: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._offsets[ids + 1] - self._offsets[ids]
         return found
-=======
+
     def columns(self, ids: np.ndarray) -> list[np.ndarray]:
         if not self._columns:  # the policy keeps every valid gene
             return [np.arange(self.n_genes)] * len(ids)
@@ -115,7 +114,3 @@ class Shards(TokenSource):
         shard = i // self._per_shard
         start, stop = self._offsets[[i, i + 1]] - self._offsets[shard * self._per_shard]
         return shard, int(start), int(stop)
-
-    def n_tokens(self, ids: np.ndarray) -> int:
-        return int((self._offsets[ids + 1] - self._offsets[ids]).sum())
->>>>>>> h-b

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from .. import config
+from .. import config, config_sae
 from ..errors import SteerError
 
 GROUPS = {
@@ -18,6 +18,8 @@ GROUPS = {
     "objective": config.ObjectiveConfig,
     "lambda": config.LambdaConfig,
     "evaluate": config.EvaluateConfig,
+    "score": config_sae.ScoreConfig,
+    "stability": config_sae.StabilityConfig,
     "pretrain": config.PretrainConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")

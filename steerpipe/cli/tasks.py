@@ -27,8 +27,13 @@ def check_approximation(cfg: DictConfig) -> None:
 
 
 def train_sae(cfg: DictConfig) -> None:
-    """Train a TopK sparse autoencoder on the stored activations and score it on held-out cells."""
+    """Train a sparse autoencoder on the stored activations and score it, beside its baselines, on held-out cells."""
     _run("train_sae", cfg)
+
+
+def stability(cfg: DictConfig) -> None:
+    """Match the features of trainings that differ in their seed alone, beside controls."""
+    _run("stability", cfg)
 
 
 def fit(cfg: DictConfig) -> None:
@@ -56,7 +61,7 @@ def pretrain(cfg: DictConfig) -> None:
     _run("pretrain", cfg)
 
 
-TASKS = (run, extract, train_sae, fit, evaluate, plot, check_approximation, pretrain)
+TASKS = (run, extract, train_sae, stability, fit, evaluate, plot, check_approximation, pretrain)
 
 
 def _run(stage: str, cfg: DictConfig) -> None:

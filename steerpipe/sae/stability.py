@@ -26,7 +26,7 @@ class Match:
     best: np.ndarray
 
     def row(self, threshold: float) -> dict[str, float]:
-        """Return the mean matched similarity, the mean of the best (MMCS for cosines), and the share of pairs above a threshold."""
+        """Return the mean matched similarity, the mean best one (MMCS for cosines), the share of pairs above a threshold."""
         return {
             "matched": float(self.similarity.mean()),
             "mmcs": float(self.best.mean()),

@@ -9,8 +9,8 @@ from ..sae.baselines import Baselines, fit_baselines
 from ..sae.train import split_cells
 from ..store import Artefact
 from .common import Context
+from .dictionary import Dictionary
 from .extract import Activations, layer_index
-from .train_sae import Dictionary
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -19,7 +19,13 @@ VERSION = 1
 def baselines(context: Context, source: Activations, beside: Dictionary) -> tuple[Artefact, Baselines]:
     """Return the baselines of an SAE's size, fitted on its training cells; fitting them when they are missing."""
     config, sae = context.config.sae, beside.sae
-    size = {"n_features": sae.n_features, "k": sae.k, "held_out": config.held_out, "split_seed": config.split_seed, "seed": config.seed}
+    size = {
+        "n_features": sae.n_features,
+        "k": sae.k,
+        "held_out": config.held_out,
+        "split_seed": config.split_seed,
+        "seed": config.seed,
+    }
 
     def build(folder: Path) -> None:
         train, _ = split_cells(source.tokens.n_cells, config.held_out, config.split_seed)

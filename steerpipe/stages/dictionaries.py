@@ -18,8 +18,8 @@ from ..sae.train import split_cells
 from ..store import Artefact
 from .baselines import baselines
 from .common import Context
+from .dictionary import Dictionary
 from .extract import Activations, layer_index, load_cells, load_steered_model
-from .train_sae import Dictionary
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -90,10 +90,7 @@ def _build(context: Context, source: Activations, found: Dictionary, fitted: Bas
     if labels is not None:
         of_type = {str(name): held[labels[held] == name] for name in np.unique(labels[held])}
         types = pd.DataFrame(
-            [
-                {"type": name, "n": len(cells), "fvu": score_sae(found.sae, tokens, cells).fvu}
-                for name, cells in of_type.items()
-            ]
+            [{"type": name, "n": len(cells), "fvu": score_sae(found.sae, tokens, cells).fvu} for name, cells in of_type.items()]
         )
     losses = _losses(context, source, every, held)
     if losses is not None:

@@ -18,8 +18,8 @@ from ..steering.intervene import CachedCells
 from ..store import Artefact
 from .common import Context
 from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
+from .dictionary import Dictionary, check_dictionary, dictionary
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
-from .train_sae import Dictionary, check_dictionary, dictionary
 
 VERSION = 2
 

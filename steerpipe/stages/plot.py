@@ -40,9 +40,17 @@ def draw(context: Context, found: Evaluation) -> None:
 
 def caption(config: Config, tokens: str) -> str:
     """Return one line on what a figure shows: model, data, contrast, and the tokens that the SAE was trained on."""
+    source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
+    return _caption(config, f"{source} -> {target} · layer {config.layer.index}", tokens)
+
+
+def dictionary_caption(config: Config, tokens: str) -> str:
+    """Return the line below a figure of a dictionary, which knows no contrast."""
+    return _caption(config, f"layer {config.layer.index}", tokens)
+
+
+def _caption(config: Config, where: str, tokens: str) -> str:
     model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
     data = config.dataset.path or config.dataset.name
-    source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
     sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
-    where = f"{source} -> {target} · layer {config.layer.index}"
     return f"{model} · {data} · {where} · SAE {sae} on {tokens} tokens"
