@@ -50,7 +50,7 @@ def test_batch_selection_as_typed(steer):
     run = Path(steer("train-sae", *small("outputs=out", "sae.selection=batchtopk", "score=quick")).stdout.split()[-1])
     manifest = json.loads((run / "manifest.json").read_text())
     trained = next(a for a in manifest["artefacts"] if a["stage"] == "train-sae")
-    cfg = json.loads((run.parents[3] / ".store" / "train-sae" / trained["key"] / "cfg.json").read_text())
+    cfg = json.loads((run.parents[2] / ".store" / "train-sae" / trained["key"] / "cfg.json").read_text())
     assert cfg["architecture"] == "jumprelu"
     assert json.loads((run / "metrics.json").read_text())["sae_held/l0"] == pytest.approx(8, rel=0.2)
 
