@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from .. import config
+from .. import config, config_studies
 from ..errors import SteerError
 
 GROUPS = {
@@ -19,6 +19,8 @@ GROUPS = {
     "lambda": config.LambdaConfig,
     "evaluate": config.EvaluateConfig,
     "pretrain": config.PretrainConfig,
+    "diagnose": config_studies.DiagnoseConfig,
+    "transfer": config_studies.TransferConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 

@@ -1,0 +1,116 @@
+"""Is a recruited feature real? Noise floors, selection stability, and the verdict they give.
+
+Definitions: floors (a) activation and (b) effect, each a percentile of what chance does; stability is the share of
+half-sample refits that recruit the feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from .recruitment import THRESHOLDS
+
+VERDICTS = ("both floors, stable", "both floors, unstable", "one floor", "neither floor")
+"""Best first."""
+
+
+def permuted_cells(counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal each gene's values out over the cells anew and return n of the new cells, (n, G).
+
+    Parameters
+    ----------
+    counts : (N, G); every gene is permuted on its own, so that its values stay and what goes with what is lost
+    n : at most N. The cells of one permutation are exchangeable, so any n of them have its distribution
+    """
+    order = rng.random(counts.shape).argsort(axis=0)[:n]
+    return np.asarray(np.take_along_axis(counts, order, axis=0))
+
+
+def matched_features(feature: int, activity: np.ndarray, candidates: np.ndarray, n: int) -> np.ndarray:
+    """Return the n candidates of activity nearest to a feature's own, int64 (n,), or all when there are fewer.
+
+    Parameters
+    ----------
+    activity : (F,) mean |z|; nearness is of its logarithm
+    candidates : bool (F,); the feature itself is never one
+    """
+    others = np.flatnonzero(candidates & (activity > 0))
+    others = others[others != feature]
+    ratio = np.abs(np.log(activity[others]) - np.log(max(activity[feature], 1e-300)))
+    return np.asarray(others[np.argsort(ratio, kind="stable")[:n]])
+
+
+def effect_and_null(
+    value: Callable[[np.ndarray], float], theta: np.ndarray, feature: int, others: np.ndarray, *, loss: float
+) -> tuple[float, np.ndarray]:
+    """Return what the objective loses when one feature is put back to alpha = 1, and what it would lose for others.
+
+    Each of the others takes the feature's place, with the same theta, and is then put back.
+
+    Parameters
+    ----------
+    value : the objective without its penalty
+    theta : (F,) the recipe
+    loss : value(theta)
+
+    Returns
+    -------
+    effect, null (n,)
+        above 0: the feature helped. Cost: n + 1 values of the objective
+    """
+    without = theta.copy()
+    without[feature] = 0.0
+    base = value(without)
+    null = np.empty(len(others))
+    for i, other in enumerate(others):
+        swapped = without.copy()
+        swapped[other] = theta[feature]
+        null[i] = base - value(swapped)
+    return base - loss, null
+
+
+def recruited_share(thetas: np.ndarray) -> np.ndarray:
+    """Share of refits (R, F) that recruit each feature, (F,)."""
+    return np.asarray((np.abs(thetas) > THRESHOLDS[0]).mean(axis=0))
+
+
+def verdicts(features: pd.DataFrame, *, stable: float) -> pd.Series:
+    """Return each feature's verdict, one of VERDICTS.
+
+    Parameters
+    ----------
+    features : columns activation, activation_floor, effect, effect_floor, stability
+    stable : share of refits that counts as stable
+    """
+    floors = (features["activation"] > features["activation_floor"]).astype(int)
+    floors += (features["effect"] > features["effect_floor"]).astype(int)
+    kept = features["stability"] >= stable
+    names = np.select([(floors == 2) & kept, floors == 2, floors == 1], list(VERDICTS[:3]), VERDICTS[3])
+    return pd.Series(names, index=features.index, name="verdict")
+
+
+def gene_sets(matrix: np.ndarray, *, smallest: int = 10, largest: int = 100) -> list[np.ndarray]:
+    """Return each feature's genes: its top round(PR), clipped, PR = (sum_g M^2)^2 / sum_g M^4.
+
+    Parameters
+    ----------
+    matrix : (F, G) mean |z| of a feature at a gene; a feature that never fires has no genes
+    """
+    square = np.asarray(matrix, np.float64) ** 2
+    ratio = square.sum(1) ** 2 / np.maximum((square**2).sum(1), 1e-300)
+    sizes = np.clip(np.round(ratio), smallest, largest).astype(int)
+    order = np.argsort(-square, axis=1, kind="stable")[:, :largest]
+    return [order[f, : sizes[f]] if square[f].any() else np.empty(0, np.int64) for f in range(len(square))]
+
+
+def entanglement(sets: list[np.ndarray], up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Return min(n_up, n_down) / max(n_up, n_down) over each gene set's DE genes, (F,): 0 one-sided, 1 as many of both.
+
+    NaN where a set has no DE gene. `up` and `down` are the contrast's DE genes, as the sets' columns.
+    """
+    n_up, n_down = (np.array([np.isin(genes, side).sum() for genes in sets], float) for side in (up, down))
+    most = np.maximum(n_up, n_down)
+    return np.where(most > 0, np.minimum(n_up, n_down) / np.maximum(most, 1), np.nan)
