@@ -8,7 +8,7 @@ from typing import Any
 from .checks import one_of as _one_of
 from .checks import positive as _positive
 from .checks import share as _share
-from .config_studies import DiagnoseConfig, TransferConfig
+from .config_studies import DiagnoseConfig, ParetoConfig, TransferConfig
 from .errors import SteerError
 from .models.recipe import Recipe
 
@@ -274,6 +274,7 @@ class Config:
     pretrain: PretrainConfig
     diagnose: DiagnoseConfig
     transfer: TransferConfig
+    pareto: ParetoConfig
     seed: int = 0
     activations: str = "stored"
     device: str = "auto"

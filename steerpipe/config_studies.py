@@ -73,3 +73,18 @@ class TransferConfig:
         positive("transfer", self, "n_types", "min_cells", "n_random")
         if len(self.types) == 1 or (not self.types and self.n_types < 2):
             raise SteerError("transfer needs two groups at least: name them in transfer.types, or raise transfer.n_types.")
+
+
+@dataclass
+class ParetoConfig:
+    """What the mixed objective trades (group `pareto`)."""
+
+    weights: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+    """shares of the latent term, one fit each"""
+    n_random: int = 5
+    """seeds of the random-feature control"""
+
+    def __post_init__(self) -> None:
+        positive("pareto", self, "n_random")
+        if not self.weights or any(not 0 <= w <= 1 for w in self.weights):
+            raise SteerError(f"pareto.weights={self.weights} must lie in [0, 1].")

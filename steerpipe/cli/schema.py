@@ -21,6 +21,7 @@ GROUPS = {
     "pretrain": config.PretrainConfig,
     "diagnose": config_studies.DiagnoseConfig,
     "transfer": config_studies.TransferConfig,
+    "pareto": config_studies.ParetoConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 
