@@ -176,31 +176,58 @@ class ContrastConfig:
         _share("contrast", self, "held_out")
 
 
+OBJECTIVES = ("latent", "latent_final", "expression", "mixed")
+
+
 @dataclass
 class ObjectiveConfig:
-    """What the steering vector minimises (group `objective`)."""
+    """What the steering vector minimises, and how it acts (group `objective`)."""
 
     name: str = "latent"
-    """latent: distance of the pooled stream to the target's; expression: of the predicted expression"""
+    """latent: squared distance of the pooled stream to the target's, at the steered layer; latent_final: distance after the
+    final LayerNorm; expression: of the predicted expression; mixed: latent and expression, each over its value unsteered"""
+    mode: str = "multiply"
+    """multiply: codes are scaled by 1 + theta; add: theta_f times decoder row f is added, wherever f is silent too; clamp:
+    codes are set to a value, the same at every steered token (latent only: support of multiply, values by least squares)"""
+    tokens: Any = "genes"
+    """genes: steer every gene that the dataset has; all: every token, depth tokens too, as the published code; or a list of
+    gene symbols"""
     learnable: str = "active"
     """active: features that fire in a source cell; all"""
+    solver: str = "exact"
+    """latent: exact, with a duality gap; or adam, the published way: 500 steps on an L1 subgradient, small values reset"""
+    refit: bool = False
+    """also least squares on the recipe's support, without the penalty: free of its shrinkage, scored beside the recipe"""
+    weight: float = 0.5
+    """mixed: share of the latent term; a sweep over it is the Pareto curve"""
     top_n: int | None = None
     """expression: only the n genes of largest weight (the top-n DEG cap); null is all"""
     seen_genes: float = 0.5
     """expression: share of genes that the fit may look at; the scores on the others are the honest ones"""
     max_cells: int = 24
-    """expression: source cells in the fit at the most (the latent fit always takes all of them)"""
+    """through the model: source cells in the fit at the most (the latent fit always takes all of them)"""
     max_steps: int = 30
-    """expression: proximal steps at one lambda, at the most"""
+    """through the model: proximal steps at one lambda, at the most"""
     tolerance: float = 0.05
-    """expression: stop when the prox-gradient norm is below this share of the one at theta = 0"""
+    """through the model: stop when the prox-gradient norm is below this share of the one at theta = 0"""
 
     def __post_init__(self) -> None:
-        _one_of("objective.name", self.name, ("latent", "expression"))
+        _one_of("objective.name", self.name, OBJECTIVES)
+        _one_of("objective.mode", self.mode, ("multiply", "add", "clamp"))
         _one_of("objective.learnable", self.learnable, ("active", "all"))
+        _one_of("objective.solver", self.solver, ("exact", "adam"))
         _positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
+        if isinstance(self.tokens, str):
+            _one_of("objective.tokens", self.tokens, ("genes", "all", "a list of genes, as in [CD8A,CD8B]"))
+        elif not self.tokens:
+            raise SteerError("objective.tokens=[] steers nothing; allowed: genes, all, or a list of genes.")
         if not 0 < self.seen_genes <= 1:
             raise SteerError(f"objective.seen_genes={self.seen_genes} must lie in (0, 1].")
+        if self.mode == "clamp" and self.name != "latent":
+            msg = f"objective.mode=clamp is fitted for objective=latent, not {self.name}: take multiply or add, or only latent."
+            raise SteerError(msg)
+        if not 0 <= self.weight <= 1:
+            raise SteerError(f"objective.weight={self.weight} must lie in [0, 1].")
 
 
 @dataclass
@@ -212,7 +239,7 @@ class LambdaConfig:
     value: float = 0.05
     """the weight, or the share"""
     n_path: int = 30
-    """latent: points of the geometric path, always computed"""
+    """latent: points of the geometric path, always computed; through the model its points are lambda_max / 3^k"""
 
     def __post_init__(self) -> None:
         _one_of("lambda.mode", self.mode, ("absolute", "ratio", "path"))
@@ -229,8 +256,9 @@ class EvaluateConfig:
 
     objectives: list[str] = field(default_factory=lambda: ["latent", "expression"])
     """the fits that share the table"""
-    controls: bool = True
-    """no-op, random features, random direction, mean difference, shuffled labels, SAE spliced in, split halves"""
+    controls: str = "all"
+    """all: SAE spliced in, random features, random direction, mean difference, split halves, and each objective fitted once
+    more with the labels shuffled; none: the no-op alone"""
     n_random: int = 20
     """seeds of the random-feature controls; random directions get a quarter as many"""
     n_genes: int = 100
@@ -241,8 +269,9 @@ class EvaluateConfig:
     """genes reported by name"""
 
     def __post_init__(self) -> None:
+        _one_of("evaluate.controls", self.controls, ("all", "none"))
         for name in self.objectives:
-            _one_of("evaluate.objectives", name, ("latent", "expression"))
+            _one_of("evaluate.objectives", name, OBJECTIVES)
         _positive("evaluate", self, "n_random", "n_genes", "n_bootstrap")
 
 
