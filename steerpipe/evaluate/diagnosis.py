@@ -90,27 +90,3 @@ def verdicts(features: pd.DataFrame, *, stable: float) -> pd.Series:
     kept = features["stability"] >= stable
     names = np.select([(floors == 2) & kept, floors == 2, floors == 1], list(VERDICTS[:3]), VERDICTS[3])
     return pd.Series(names, index=features.index, name="verdict")
-
-
-def gene_sets(matrix: np.ndarray, *, smallest: int = 10, largest: int = 100) -> list[np.ndarray]:
-    """Return each feature's genes: its top round(PR), clipped, PR = (sum_g M^2)^2 / sum_g M^4.
-
-    Parameters
-    ----------
-    matrix : (F, G) mean |z| of a feature at a gene; a feature that never fires has no genes
-    """
-    square = np.asarray(matrix, np.float64) ** 2
-    ratio = square.sum(1) ** 2 / np.maximum((square**2).sum(1), 1e-300)
-    sizes = np.clip(np.round(ratio), smallest, largest).astype(int)
-    order = np.argsort(-square, axis=1, kind="stable")[:, :largest]
-    return [order[f, : sizes[f]] if square[f].any() else np.empty(0, np.int64) for f in range(len(square))]
-
-
-def entanglement(sets: list[np.ndarray], up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Return min(n_up, n_down) / max(n_up, n_down) over each gene set's DE genes, (F,): 0 one-sided, 1 as many of both.
-
-    NaN where a set has no DE gene. `up` and `down` are the contrast's DE genes, as the sets' columns.
-    """
-    n_up, n_down = (np.array([np.isin(genes, side).sum() for genes in sets], float) for side in (up, down))
-    most = np.maximum(n_up, n_down)
-    return np.where(most > 0, np.minimum(n_up, n_down) / np.maximum(most, 1), np.nan)

@@ -17,6 +17,7 @@ from .common import Context
 from .experiment import Experiment, prepare
 from .fit import Recipe
 from .plot import caption
+from .scoring import require_multiply
 
 log = logging.getLogger(__name__)
 SHOWN = {"layer": "latent (layer)", "final": "latent (final)", "de_up": "DE up", "de_down": "DE down"}
@@ -103,6 +104,7 @@ def verdict_table(features: pd.DataFrame) -> pd.DataFrame:
 
 def _check(config: Config) -> None:
     require_head(config, ["expression"], "model=mini, or a checkpoint that has one")
+    require_multiply(config, "diagnose")
     if config.lam.mode == "absolute":
         raise SteerError("diagnose compares the objectives at one lambda ratio: add lambda=ratio lambda.value=0.05.")
 

@@ -18,7 +18,9 @@ import torch
 
 from ..activations.extract import model_inputs
 from ..config import ObjectiveConfig, as_dict
-from ..evaluate.diagnosis import effect_and_null, entanglement, gene_sets, matched_features, permuted_cells, recruited_share
+from ..evaluate.de import de_signs, expressed_genes
+from ..evaluate.diagnosis import effect_and_null, matched_features, permuted_cells, recruited_share
+from ..evaluate.entanglement import entanglement, gene_activity, participation_set
 from ..evaluate.recruitment import counts
 from ..progress import track
 from ..steering.lasso import LatentProblem
@@ -26,9 +28,9 @@ from ..steering.objectives import ExpressionObjective, gene_weights
 from ..steering.proximal import solve
 from ..store import Artefact
 from .experiment import Experiment, prepare
-from .expression import NODE_RATIO, ExpressionPath, cells_key
+from .expression import NODE_RATIO, ExpressionPath, cells_key, latent_problem, read_by
 from .extract import load_cells
-from .fit import Recipe, fit, latent_problem
+from .fit import Recipe, fit
 from .scoring import held_out
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,8 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
     the new cells run through the lower blocks. A mean of few cells scatters more than that of all, so the floor is on the
     high side: it errs against the feature. Cost: n_permutations * n_cells cells through the lower blocks.
     """
-    settings = {"n_permutations": n_permutations, "n_cells": n_cells, **cells_key(experiment)}
+    settings = {"n_permutations": n_permutations, "n_cells": n_cells, "tokens": experiment.context.config.objective.tokens}
+    settings |= cells_key(experiment)
 
     def build(folder: Path) -> None:
         config, model = experiment.context.config, experiment.cached.model
@@ -83,7 +86,7 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
 
     def one(dense: np.ndarray, number: int) -> np.ndarray:
         cached, sae = experiment.cached, experiment.sae
-        valid = cached.valid.cpu().numpy()
+        valid, tokens = cached.valid.cpu().numpy(), cached.tokens[cached.pooled]
         rng = np.random.default_rng([experiment.context.config.seed, 5, number])
         cells = np.zeros((min(n_cells, len(dense)), dense.shape[1]), np.float32)
         cells[:, valid] = permuted_cells(dense[:, valid], len(cells), rng)  # the others are 0 throughout
@@ -91,7 +94,7 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
         total = np.zeros(sae.n_features)
         with torch.no_grad():
             for values in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
-                codes = sae.encode(cached.model.stream(values, cached.layer)[:, cached.valid])
+                codes = sae.encode(cached.model.stream(values, cached.layer)[:, tokens])
                 sizes = codes.values.abs().double().flatten().cpu().numpy()
                 total += np.bincount(codes.indices.flatten().cpu().numpy(), sizes, sae.n_features)
         return total / (len(cells) * len(cached.valid))
@@ -174,7 +177,7 @@ def stability(experiment: Experiment, name: str, *, n_refits: int, n_cells: int,
     """
     ratio = experiment.context.config.lam.value
     objective = _objective(experiment, name)
-    settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio, "objective": as_dict(objective), **cells_key(experiment)}
+    settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio, "objective": read_by(objective), **cells_key(experiment)}
     if name == "expression":
         settings |= {"n_cells": n_cells, "max_steps": max_steps}
 
@@ -206,32 +209,37 @@ def widths(experiment: Experiment, expansions: Sequence[int]) -> pd.DataFrame:
         other = experiment
         if expansion != config.sae.expansion:
             other = prepare(replace(experiment.context, config=replace(config, sae=sae)))
-        matrix = gene_matrix(other)
-        tangle = entanglement(gene_sets(matrix), other.de_genes.up, other.de_genes.down)
+        tangle = tangled(other)
         scores = other.dictionary.scores
         size: dict[str, Any] = {
             "features": other.sae.n_features,
             "active": int(other.active.sum()),
             "fvu": scores["sae_held/fvu"],
         }
-        size |= {"entanglement_active": float(np.nanmean(np.where(other.active, tangle, np.nan)))}
+        size["entanglement_active"] = _mean(tangle[other.active])
         for recipe in fit_both(other).values():
-            on = np.flatnonzero(recipe.theta)
-            mean = float(np.nanmean(tangle[on])) if np.isfinite(tangle[on]).any() else float("nan")
+            mean = _mean(tangle[recipe.theta != 0])
             rows.append({"sae": f"x{expansion}_k{sae.k}", **size, "entanglement": mean, **_row(other, recipe)})
     return pd.DataFrame(rows)
 
 
-def gene_matrix(experiment: Experiment) -> np.ndarray:
-    """Return M (F, G_valid) float32, the mean of |z| at each gene over the fit's source cells."""
-    cached, sae, rows = experiment.cached, experiment.sae, experiment.fit_rows
-    total = torch.zeros(len(cached.valid), sae.n_features, device=cached.device)
-    with torch.no_grad():
-        for stream in cached.batches(rows, experiment.context.config.model.batch_size):
-            codes = sae.encode(stream[:, cached.valid])
-            for values, indices in zip(codes.values, codes.indices, strict=True):
-                total.scatter_add_(1, indices, values.abs().float())
-    return (total.T / len(rows)).cpu().numpy()
+def tangled(experiment: Experiment) -> np.ndarray:
+    """Return the entanglement of every active feature on the fit's source cells, (F,); NaN where it has no DE gene."""
+    split, rows, y = experiment.split, experiment.fit_rows, experiment.expression
+    signs = de_signs(y[split.source_fit], y[split.target_fit], expressed_genes(experiment.counts[rows]))
+    on = np.flatnonzero(experiment.active)
+    batch = experiment.context.config.model.batch_size
+    activity = gene_activity(experiment.cached, experiment.sae, on, rows, batch_size=batch)
+    sets = {int(f): participation_set(genes) for f, genes in zip(on, activity, strict=True)}
+    found = np.full(experiment.sae.n_features, np.nan)
+    found[on] = entanglement(sets, signs)["entanglement"]
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN where all is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _objective(experiment: Experiment, name: str) -> ObjectiveConfig:
@@ -246,7 +254,7 @@ def _half(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _refit_latent(experiment: Experiment, rows: np.ndarray, target: np.ndarray, ratio: float) -> np.ndarray:
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     embeddings, mu = experiment.layer[experiment.split.source[rows]], experiment.layer[target].mean(0)
-    free = experiment.active if experiment.context.config.objective.learnable == "active" else None
+    free = experiment.learnable(experiment.context.config.objective.learnable)
     problem = LatentProblem(experiment.zbar[rows], W_dec, embeddings, mu, free)
     return problem.solve(ratio * problem.lam_max).theta
 
@@ -280,8 +288,10 @@ def _row(experiment: Experiment, recipe: Recipe) -> dict[str, Any]:
 def _scores(experiment: Experiment, theta: np.ndarray) -> dict[str, float]:
     """Held-out scores of theta, kept in the store."""
     config = experiment.context.config
+    objective = config.objective
     settings: dict[str, Any] = {"theta": hashlib.sha256(theta.tobytes()).hexdigest()[:16], "contrast": as_dict(config.contrast)}
-    settings |= {"n_genes": config.evaluate.n_genes, "seen_genes": config.objective.seen_genes, **cells_key(experiment)}
+    settings |= {"n_genes": config.evaluate.n_genes, "seen_genes": objective.seen_genes, "tokens": objective.tokens}
+    settings |= cells_key(experiment)
 
     def build(folder: Path) -> None:
         (folder / "scores.json").write_text(json.dumps(held_out(experiment).wide(theta), indent=1))

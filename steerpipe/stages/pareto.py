@@ -31,7 +31,9 @@ def main(context: Context) -> None:
     table = front(experiment, config.pareto.weights, n_random=config.pareto.n_random)
     run.table("front", table)
     for row in table[table["weight"].notna()].itertuples():
-        run.metrics({f"weight={row.weight:g}/layer_change": row.layer_change, f"weight={row.weight:g}/de_change": row.de_change})
+        run.metrics(
+            {f"weight={row.weight:g}/layer_change": row.layer_change, f"weight={row.weight:g}/de_change": row.de_change}
+        )
     shown = ["recipe", "weight", "n", "layer_change", "final_change", "de_up_change", "de_down_change", "de_change"]
     log.info("held-out cells, median change of distance:\n%s", table[shown].round(4).to_string(index=False))
     run.figure("pareto", figures.pareto(table, caption(config, str(experiment.activations.policy))), table)
@@ -46,7 +48,9 @@ def front(experiment: Experiment, weights: list[float], *, n_random: int) -> pd.
     seed = experiment.context.config.seed
     objective = experiment.context.config.objective
     scorer = held_out(experiment)
-    rows: list[dict[str, Any]] = [{"recipe": "no change", "weight": np.nan, "n": 0, **scorer.wide(np.zeros(experiment.sae.n_features))}]
+    rows: list[dict[str, Any]] = [
+        {"recipe": "no change", "weight": np.nan, "n": 0, **scorer.wide(np.zeros(experiment.sae.n_features))}
+    ]
     ordered = sorted(set(weights))
     for weight in track(ordered, "weights", len(ordered)):
         theta = fit(experiment, replace(objective, name="mixed", weight=weight)).theta
@@ -55,7 +59,9 @@ def front(experiment: Experiment, weights: list[float], *, n_random: int) -> pd.
             rng = np.random.default_rng([seed, 9])
             for _ in range(n_random):
                 control = scorer.wide(random_recipe(theta, experiment.active, rng))
-                rows.append({"recipe": f"random features, as weight {weight:g}", "weight": np.nan, "n": rows[-1]["n"], **control})
+                rows.append(
+                    {"recipe": f"random features, as weight {weight:g}", "weight": np.nan, "n": rows[-1]["n"], **control}
+                )
     table = pd.DataFrame(rows)
     table["de_change"] = table[["de_up_change", "de_down_change"]].mean(axis=1)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def projection(context: Context, found: Evaluation) -> pd.DataFrame:
 
 def fit_umap(points: np.ndarray, seed: int) -> Any:
     """Return a UMAP fitted on points (N, D); its `transform` places others."""
-    from umap import UMAP  # seconds to import
+    with warnings.catch_warnings():  # of a part that would need Tensorflow
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP  # seconds to import
 
     return UMAP(n_neighbors=min(NEIGHBOURS, len(points) - 1), random_state=seed, n_jobs=1).fit(points)
 

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..config import Config
+from ..errors import SteerError
 from ..evaluate.de import DEGenes
 from ..evaluate.distances import distances, score
-from ..steering.intervene import Edit, State, run_edit, scale_features
+from ..steering.intervene import Edit, State, recipe_edit, run_edit
 from .experiment import Experiment
 
 
@@ -45,7 +47,7 @@ class Scorer:
         """Return the cells steered by theta (F,)."""
         experiment = self.experiment
         values = torch.as_tensor(theta, dtype=torch.float32, device=experiment.cached.device)
-        return self.state(scale_features(experiment.sae, values))
+        return self.state(recipe_edit(experiment.sae, values, experiment.context.config.objective.mode))
 
     def pairs(self, after: State) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return each cell's distance to the mean target before and after, by space."""
@@ -77,3 +79,9 @@ class Scorer:
 def held_out(experiment: Experiment) -> Scorer:
     """Return the scorer of the experiment's held-out cells."""
     return Scorer(experiment, experiment.held_rows, experiment.split.target_held)
+
+
+def require_multiply(config: Config, command: str) -> None:
+    """Refuse, for commands whose questions are about alpha, the modes that have none."""
+    if config.objective.mode != "multiply":
+        raise SteerError(f"{command} asks about alpha: objective.mode={config.objective.mode} has none; take multiply.")

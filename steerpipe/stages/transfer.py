@@ -31,15 +31,16 @@ from ..steering.proximal import solve
 from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
-from .expression import NODE_RATIO, cells_key
+from .expression import NODE_RATIO, cells_key, read_by
 from .fit import weight_of
 from .plot import caption
-from .scoring import Scorer
+from .scoring import Scorer, require_multiply
 
 log = logging.getLogger(__name__)
 VERSION = 1
 MIN_HELD = 3
 REST = "all others"
+OBJECTIVES = ("latent", "expression")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def main(context: Context) -> None:
     """Fit on each type and on all others, score on each type, print and draw."""
     config, run = context.config, context.run
     require_head(config, ["expression"], "model=mini, or a checkpoint that has one")
+    require_multiply(config, "transfer")
     experiment = prepare(context)
     groups = find_groups(experiment)
     for group in groups:
@@ -118,8 +120,7 @@ def score_all(experiment: Experiment, groups: Sequence[Group]) -> tuple[pd.DataF
     config = experiment.context.config
     fits: dict[tuple[str, str], tuple[np.ndarray, dict[str, Any]]] = {}
     jobs = [(REST + " than " + g.name, [o for o in groups if o is not g]) for g in groups] + [(g.name, [g]) for g in groups]
-    names = config.evaluate.objectives
-    todo = [(objective, name, members) for objective in names for name, members in jobs]
+    todo = [(objective, name, members) for objective in OBJECTIVES for name, members in jobs]
     for objective, name, members in track(todo, "fits", len(todo)):
         fits[objective, name] = fit_groups(experiment, members, replace(config.objective, name=objective))
     score_rows, genes = [], []
@@ -150,7 +151,7 @@ def _trials(
     config = experiment.context.config
     rest = REST + " than " + group.name
     rng = np.random.default_rng([config.seed, 7])
-    for objective in config.evaluate.objectives:
+    for objective in OBJECTIVES:
         for other in (rest, *(g.name for g in groups)):
             relation = "own" if other == group.name else "transferred" if other == rest else "single type"
             label = {"fit_on": REST if other == rest else other, "relation": relation, "objective": objective}
@@ -186,7 +187,7 @@ def fit_groups(
     """
     cells = np.concatenate([part for g in groups for part in (g.fit, [-1], g.target_fit, [-2])])
     lam = experiment.context.config.lam
-    settings = {"objective": as_dict(objective), "lambda": as_dict(lam), **cells_key(experiment)}
+    settings = {"objective": read_by(objective), "lambda": as_dict(lam), **cells_key(experiment)}
     settings["groups"] = hashlib.sha256(cells.astype(np.int64).tobytes()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
@@ -204,7 +205,7 @@ def fit_groups(
 def _fit_latent(experiment: Experiment, groups: Sequence[Group], objective: ObjectiveConfig) -> tuple[np.ndarray, float]:
     rows = np.concatenate([g.fit for g in groups])
     mu = np.concatenate([np.repeat(experiment.layer[g.target_fit].mean(0)[None], len(g.fit), 0) for g in groups])
-    free = experiment.active if objective.learnable == "active" else None
+    free = experiment.learnable(objective.learnable)
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     problem = LatentProblem(experiment.zbar[rows], W_dec, experiment.layer[experiment.split.source[rows]], mu, free)
     weight = weight_of(experiment.context.config.lam, problem.lam_max)
@@ -227,7 +228,7 @@ def _fit_expression(experiment: Experiment, groups: Sequence[Group], objective: 
         found = [problem.value_and_gradient(theta) for problem in problems]
         return float(np.mean([value for value, _ in found])), np.asarray(np.mean([slope for _, slope in found], axis=0))
 
-    learnable = experiment.active if objective.learnable == "active" else np.ones(experiment.sae.n_features, bool)
+    learnable = experiment.learnable(objective.learnable)
     theta = np.zeros(experiment.sae.n_features)
     gradient = np.where(learnable, mean_of_both(theta)[1], 0.0)
     largest = float(np.abs(gradient).max())

@@ -9,8 +9,6 @@ import pytest
 from steerpipe.evaluate.diagnosis import (
     VERDICTS,
     effect_and_null,
-    entanglement,
-    gene_sets,
     matched_features,
     permuted_cells,
     recruited_share,
@@ -62,22 +60,3 @@ def test_each_verdict():
         columns=["activation", "activation_floor", "effect", "effect_floor", "stability"],
     )
     assert verdicts(table, stable=0.6).tolist() == [VERDICTS[i] for i in (0, 1, 2, 2, 3)]
-
-
-def test_gene_sets_are_as_large_as_the_participation_ratio():
-    matrix = np.zeros((4, 300))
-    matrix[0, :40] = 1.0  # 40 equal genes
-    matrix[1, 5] = 3.0  # one gene: clipped from below
-    matrix[2] = 1.0  # all of them: clipped from above
-    sets = gene_sets(matrix)
-    assert set(sets[0]) == set(range(40))
-    assert (len(sets[1]), sets[1][0]) == (10, 5)
-    assert len(sets[2]) == 100
-    assert len(sets[3]) == 0
-
-
-def test_entanglement_is_one_for_both_directions_and_zero_for_one():
-    up, down = np.arange(0, 10), np.arange(10, 20)
-    sets = [np.arange(5, 15), np.arange(0, 5), np.arange(8, 14), np.arange(50, 60)]
-    np.testing.assert_allclose(entanglement(sets, up, down)[:3], [1.0, 0.0, 0.5])
-    assert np.isnan(entanglement(sets, up, down)[3])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from steerpipe.cli.hydra import compose
 from steerpipe.errors import SteerError
@@ -16,7 +17,7 @@ from steerpipe.run import Run
 from steerpipe.stages import diagnose, diagnosis_parts
 from steerpipe.stages.common import Context
 from steerpipe.stages.experiment import prepare
-from steerpipe.stages.fit import latent_problem
+from steerpipe.stages.expression import latent_problem
 from steerpipe.store import Store
 
 
@@ -115,7 +116,7 @@ def test_the_activation_floor_of_cells_that_are_all_alike_is_their_activity(expe
 
     class Alike:
         def __getitem__(self, rows):
-            return __import__("scipy.sparse", fromlist=["vstack"]).vstack([one] * len(rows)).tocsr()
+            return sp.vstack([one] * len(rows)).tocsr()
 
     monkeypatch.setattr(diagnosis_parts, "load_cells", lambda *_: Alike())
     other = replace(experiment, context=replace(experiment.context, config=replace(experiment.context.config, seed=99)))
@@ -123,11 +124,11 @@ def test_the_activation_floor_of_cells_that_are_all_alike_is_their_activity(expe
     np.testing.assert_allclose(floor, experiment.activity[0], atol=2e-3 * experiment.activity[0].max())
 
 
-def test_the_gene_matrix_pools_to_the_activity(experiment):
-    matrix = diagnosis_parts.gene_matrix(experiment)
-    np.testing.assert_allclose(matrix.mean(1), experiment.activity[experiment.fit_rows].mean(0), rtol=1e-4, atol=1e-7)
-
-
 def test_an_absolute_lambda_is_refused(context):
     with pytest.raises(SteerError, match=r"add lambda=ratio lambda.value=0.05"):
         diagnose.main(context("lambda=1e-3"))
+
+
+def test_a_mode_without_alpha_is_refused(context):
+    with pytest.raises(SteerError, match=r"objective.mode=add has none; take multiply"):
+        diagnose.main(context("objective.mode=add"))
