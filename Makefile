@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ORACLE ?= .venv-oracle
 ARGS ?=
 
-.PHONY: help setup demo test oracle bench-extract bench-fit bench-mini lint format types clean
+.PHONY: help setup demo figures test oracle bench-extract bench-fit bench-mini lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,15 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup  ## CD4 -> CD8 on the embedded model and data; figures in outputs/run/
 	$(BIN)/steer run $(ARGS)
+
+# command:experiment; each run's folder is outputs/figures/<experiment>, its figures in plots/ as PNG, SVG and CSV
+FIGURES := run:cd4_cd8_latent run:cd4_cd8_expression run:mirror_boxplot diagnose:recruitment diagnose:lambda_path \
+	diagnose:x8_vs_x16 pareto:pareto
+FIGURES += $(if $(wildcard $(or $(STEER_DATA),data)/kang_ifnb.h5ad),run:kang_ifnb transfer:kang_ifnb_transfer)
+
+figures: setup  ## every figure of the study; those of Kang's data where STEER_DATA has it
+	@for pair in $(FIGURES); do name=$${pair#*:}; \
+	  $(BIN)/steer $${pair%%:*} experiment=$${name%_transfer} "hydra.run.dir=\$${outputs}/figures/$$name" $(ARGS) || exit 1; done
 
 test: setup  ## every test that needs nothing but this checkout, and those marked data where STEER_DATA is set
 	$(BIN)/python -m pytest $(ARGS)

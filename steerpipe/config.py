@@ -5,31 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .checks import one_of as _one_of
+from .checks import positive as _positive
+from .checks import share as _share
 from .config_sae import ScoreConfig, StabilityConfig
-from .errors import SteerError, unknown
+from .config_studies import DiagnoseConfig, ParetoConfig, TransferConfig
+from .errors import SteerError
 from .models.recipe import Recipe
 
 NEEDED = "???"
 """A value that the command line must give (OmegaConf's mark of a missing one)."""
-
-
-def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise unknown(what, value, allowed)
-
-
-def _positive(group: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise SteerError(f"{group}.{name}={value} must be greater than 0.")
-
-
-def _share(group: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not 0 < value < 1:
-            raise SteerError(f"{group}.{name}={value} must lie strictly between 0 and 1.")
 
 
 @dataclass
@@ -325,6 +310,9 @@ class Config:
     score: ScoreConfig
     stability: StabilityConfig
     pretrain: PretrainConfig
+    diagnose: DiagnoseConfig
+    transfer: TransferConfig
+    pareto: ParetoConfig
     seed: int = 0
     activations: str = "stored"
     device: str = "auto"

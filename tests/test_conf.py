@@ -105,7 +105,7 @@ def test_the_released_models_name_the_hub_and_a_revision():
 
 
 def test_every_choice_says_what_it_is_for():
-    bare = ("extract/default", "sae/x16_k32", "debug/small", "experiment/cd4_cd8")
+    bare = ("extract/default", "sae/x16_k32", "debug/small", "experiment/mirror_boxplot")
     for group, choice in CHOICES:
         text = (CONF / group / f"{choice}.yaml").read_text()
         if f"{group}/{choice}" not in bare:

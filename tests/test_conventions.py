@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "steerpipe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MIDDLE = {"models", "activations", "sae", "interpret", "steering", "evaluate", "plot"}
-BASE = {"data", "config", "config_sae", "errors", "device", "digest", "progress"}
+BASE = {"data", "checks", "config", "config_sae", "config_studies", "errors", "device", "digest", "progress"}
 
 
 def part_of(path):

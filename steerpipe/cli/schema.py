@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from .. import config, config_sae
+from .. import config, config_sae, config_studies
 from ..errors import SteerError
 
 GROUPS = {
@@ -21,6 +21,9 @@ GROUPS = {
     "score": config_sae.ScoreConfig,
     "stability": config_sae.StabilityConfig,
     "pretrain": config.PretrainConfig,
+    "diagnose": config_studies.DiagnoseConfig,
+    "transfer": config_studies.TransferConfig,
+    "pareto": config_studies.ParetoConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 

@@ -51,6 +51,21 @@ def plot(cfg: DictConfig) -> None:
     _run("plot", cfg)
 
 
+def diagnose(cfg: DictConfig) -> None:
+    """Ask of each recruited feature whether it is real: gene cap, noise floors, lambda path, half-sample refits, widths."""
+    _run("diagnose", cfg)
+
+
+def transfer(cfg: DictConfig) -> None:
+    """Fit on some cell types, score on the held-out others: does the recipe transfer?"""
+    _run("transfer", cfg)
+
+
+def pareto(cfg: DictConfig) -> None:
+    """Trade latent distance for expression: sweep the mixed objective's weight and draw the front."""
+    _run("pareto", cfg)
+
+
 def run(cfg: DictConfig) -> None:
     """Run it all: extract, train the SAE, fit, evaluate, plot. What exists is reused."""
     _run("run", cfg)
@@ -61,7 +76,9 @@ def pretrain(cfg: DictConfig) -> None:
     _run("pretrain", cfg)
 
 
-TASKS = (run, extract, train_sae, stability, fit, evaluate, plot, check_approximation, pretrain)
+TASKS = (
+    run, extract, train_sae, stability, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation, pretrain,
+)  # fmt: skip
 
 
 def _run(stage: str, cfg: DictConfig) -> None:
