@@ -63,7 +63,9 @@ def unpack(folder: Path, work: Path) -> tuple[sqlite3.Connection, sqlite3.Connec
             print(f"{found[0].name} is not version 3.16.0-1: the files will differ", file=sys.stderr)
         subprocess.run(["dpkg-deb", "-x", found[0], work], check=True)
     library = work / "usr/lib/R/site-library"
-    return tuple(sqlite3.connect(library / name) for name in ("org.Hs.eg.db/extdata/org.Hs.eg.sqlite", "GO.db/extdata/GO.sqlite"))
+    return tuple(
+        sqlite3.connect(library / name) for name in ("org.Hs.eg.db/extdata/org.Hs.eg.sqlite", "GO.db/extdata/GO.sqlite")
+    )
 
 
 def packed(lines: list[str]) -> bytes:

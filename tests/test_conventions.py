@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "steerpipe"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MIDDLE = {"models", "activations", "sae", "steering", "evaluate", "plot"}
+MIDDLE = {"models", "activations", "sae", "interpret", "steering", "evaluate", "plot"}
 BASE = {"data", "config", "errors", "device", "digest", "progress"}
 
 

@@ -31,6 +31,21 @@ def train_sae(cfg: DictConfig) -> None:
     _run("train_sae", cfg)
 
 
+def annotate(cfg: DictConfig) -> None:
+    """Say what the SAE's features mean: gene sets, GO terms, cell types, modules; beside neurons, PCA, ICA, a random SAE."""
+    _run("annotate", cfg)
+
+
+def feature(cfg: DictConfig) -> None:
+    """Show one feature as a card: genes, terms, cell types, and what steering it alone does, beside nulls."""
+    _run("feature", cfg)
+
+
+def features(cfg: DictConfig) -> None:
+    """List the features by their annotation, or search labels, terms, genes and cell types."""
+    _run("features", cfg)
+
+
 def fit(cfg: DictConfig) -> None:
     """Fit a sparse steering vector: the exact latent lasso, or the expression objective through the model."""
     _run("fit", cfg)
@@ -56,7 +71,7 @@ def pretrain(cfg: DictConfig) -> None:
     _run("pretrain", cfg)
 
 
-TASKS = (run, extract, train_sae, fit, evaluate, plot, check_approximation, pretrain)
+TASKS = (run, extract, train_sae, annotate, fit, evaluate, plot, check_approximation, pretrain)
 
 
 def _run(stage: str, cfg: DictConfig) -> None:

@@ -25,7 +25,7 @@ def rows(name: str) -> list[list[str]]:
 @functools.cache
 def term_names() -> dict[str, str]:
     """Return {GO id: name}."""
-    return {go_id: name for go_id, name in rows("go_bp_terms.tsv.gz")}
+    return {row[0]: row[1] for row in rows("go_bp_terms.tsv.gz")}
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def direct_annotation() -> dict[str, frozenset[str]]:
 @functools.cache
 def propagated_sizes() -> dict[str, int]:
     """Return {GO id: n_t, the genes annotated to the term or to a descendant over any relation}."""
-    terms, genes, table = _propagated()
+    terms, _, table = _propagated()
     sizes = np.diff(table.indptr)
     return {term: int(n) for term, n in zip(terms, sizes, strict=True) if n}
 

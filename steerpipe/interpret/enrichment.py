@@ -38,8 +38,7 @@ class Enrichment:
 
     def take(self, keep: np.ndarray) -> Enrichment:
         """Return some of the pairs."""
-        fields = (self.feature, self.term, self.overlap, self.p, self.q)
-        return Enrichment(*(values[keep] for values in fields), tested=self.tested)
+        return Enrichment(self.feature[keep], self.term[keep], self.overlap[keep], self.p[keep], self.q[keep], self.tested)
 
     def annotated(self, n_features: int, q: float) -> np.ndarray:
         """Return bool (F,): features with a set below a q."""
@@ -87,9 +86,7 @@ def upper_tails(n: np.ndarray, K: np.ndarray, N: int, largest: int) -> np.ndarra
     top = int(min(n.max(initial=0), K.max(initial=0)))
     k = np.arange(max(top, largest) + 1, dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        log_pmf = (
-            _log_choose(K, k) + _log_choose(N - K, n - k) - _log_choose(np.float64(N), n)
-        )  # NaN where k is not to be had
+        log_pmf = _log_choose(K, k) + _log_choose(N - K, n - k) - _log_choose(np.float64(N), n)  # NaN where k is not to be had
     possible = (k <= n) & (k <= K) & (n - k <= N - K)
     pmf = np.where(possible, np.exp(np.where(possible, log_pmf, 0.0)), 0.0)
     tails = np.cumsum(pmf[..., ::-1], axis=-1)[..., ::-1]
