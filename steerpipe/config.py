@@ -166,6 +166,62 @@ class SaeConfig:
 
 
 @dataclass
+class AnnotateConfig:
+    """What features mean, and beside which dictionaries (group `annotate`)."""
+
+    library: str = "go_bp"
+    """go_bp, go_bp_direct, hallmark, reactome, enrichr:NAME, or a path to a .gmt or .gmt.gz"""
+    q: float = 0.05
+    """a term counts below this q, over all (feature, set) pairs"""
+    min_size: int = 5
+    """genes in the background that a library's set needs"""
+    max_size: int = 500
+    """and may have"""
+    min_genes: int = 10
+    """a feature's gene set is its round(participation ratio) top genes, at least so many"""
+    max_genes: int = 100
+    """and at the most so many"""
+    ochiai: float = 0.2
+    """features are linked in the graph from this overlap of their gene sets on"""
+    baselines: bool = True
+    """also annotate neurons, PCA, FastICA and a random SAE at the same layer"""
+    n_random: int = 5
+    """draws of matched random gene sets, for the false-positive rate"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _share("annotate", self, "q")
+        _positive("annotate", self, "min_size", "max_size", "min_genes", "max_genes", "ochiai", "n_random")
+        for low, high in (("min_size", "max_size"), ("min_genes", "max_genes")):
+            if getattr(self, low) > getattr(self, high):
+                raise SteerError(f"annotate.{low} must not be more than annotate.{high}.")
+
+
+@dataclass
+class FeatureConfig:
+    """One feature's card, and the search for features (group `feature`)."""
+
+    id: int | None = None
+    """the feature that `steer feature` shows"""
+    find: str | None = None
+    """text that `steer features` looks for in labels, terms, genes and cell types"""
+    limit: int = 20
+    """features listed at the most"""
+    alphas: list[float] = field(default_factory=lambda: [float(alpha) for alpha in range(-5, 6)])
+    """dose response: what the feature's code is multiplied by; 1 is no change"""
+    cells: int = 16
+    """cells of the type where it fires most that it is steered in"""
+    n_random: int = 5
+    """null features of like activity, and random directions of the same norm"""
+    min_change: float = 0.05
+    """a gene counts as moved when its mean predicted log1p CP10K changes by more, and paired t < 0.05 (Bonferroni)"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("feature", self, "limit", "cells", "n_random", "min_change")
+
+
+@dataclass
 class ContrastConfig:
     """Which cells are steered, and towards which (group `contrast`)."""
 
@@ -200,7 +256,7 @@ class ObjectiveConfig:
     """genes: steer every gene that the dataset has; all: every token, depth tokens too, as the published code; or a list of
     gene symbols"""
     learnable: str = "active"
-    """active: features that fire in a source cell; all"""
+    """active: features that fire in a source cell; annotated: those of them with a term at q < annotate.q; all"""
     solver: str = "exact"
     """latent: exact, with a duality gap; or adam, the published way: 500 steps on an L1 subgradient, small values reset"""
     refit: bool = False
@@ -221,7 +277,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         _one_of("objective.name", self.name, OBJECTIVES)
         _one_of("objective.mode", self.mode, ("multiply", "add", "clamp"))
-        _one_of("objective.learnable", self.learnable, ("active", "all"))
+        _one_of("objective.learnable", self.learnable, ("active", "annotated", "all"))
         _one_of("objective.solver", self.solver, ("exact", "adam"))
         _positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
         if isinstance(self.tokens, str):
@@ -303,6 +359,8 @@ class Config:
     layer: LayerConfig
     extract: ExtractConfig
     sae: SaeConfig
+    annotate: AnnotateConfig
+    feature: FeatureConfig
     contrast: ContrastConfig
     objective: ObjectiveConfig
     lam: LambdaConfig

@@ -14,6 +14,8 @@ GROUPS = {
     "layer": config.LayerConfig,
     "extract": config.ExtractConfig,
     "sae": config.SaeConfig,
+    "annotate": config.AnnotateConfig,
+    "feature": config.FeatureConfig,
     "contrast": config.ContrastConfig,
     "objective": config.ObjectiveConfig,
     "lambda": config.LambdaConfig,

@@ -36,6 +36,21 @@ def stability(cfg: DictConfig) -> None:
     _run("stability", cfg)
 
 
+def annotate(cfg: DictConfig) -> None:
+    """Say what the SAE's features mean: gene sets, GO terms, cell types, modules; beside neurons, PCA, ICA, a random SAE."""
+    _run("annotate", cfg)
+
+
+def feature(cfg: DictConfig) -> None:
+    """Show one feature as a card: genes, terms, cell types, and what steering it alone does, beside nulls."""
+    _run("feature", cfg)
+
+
+def features(cfg: DictConfig) -> None:
+    """List the features by their annotation, or search labels, terms, genes and cell types."""
+    _run("features", cfg)
+
+
 def fit(cfg: DictConfig) -> None:
     """Fit a sparse steering vector: the exact latent lasso, or the expression objective through the model."""
     _run("fit", cfg)
@@ -77,7 +92,8 @@ def pretrain(cfg: DictConfig) -> None:
 
 
 TASKS = (
-    run, extract, train_sae, stability, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation, pretrain,
+    run, extract, train_sae, stability, annotate, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation,
+    pretrain,
 )  # fmt: skip
 
 

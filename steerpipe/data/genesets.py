@@ -60,7 +60,7 @@ class GeneSets:
 
     def take(self, keep: np.ndarray) -> GeneSets:
         """Return the sets at some positions."""
-        return GeneSets(self.name, *(tuple(field[i] for i in keep) for field in (self.terms, self.ids, self.genes)))  # type: ignore[arg-type]
+        return GeneSets(self.name, *(tuple(field[i] for i in keep) for field in (self.terms, self.ids, self.genes)))
 
 
 def load_library(name: str) -> GeneSets:
@@ -142,8 +142,8 @@ def _named(name: str, file: str) -> GeneSets:
         sets = _fetch(name)
     except Exception as error:  # gseapy and requests raise what they please
         raise SteerError(
-            f"annotate.library={name} is neither at {_candidates(file)[0]} nor to be fetched by gseapy "
-            f"({type(error).__name__}); put the file there (set STEER_DATA), or use annotate.library=go_bp."
+            f"annotate.library={name} is neither at {_candidates(file)[0]} nor to be had by gseapy ({type(error).__name__}); "
+            "put the file there (set STEER_DATA), or go online with steerpipe[genesets], or use annotate.library=go_bp."
         ) from error
     return GeneSets(name, tuple(sets), ("",) * len(sets), tuple(frozenset(genes) for genes in sets.values()))
 

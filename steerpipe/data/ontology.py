@@ -25,7 +25,7 @@ def rows(name: str) -> list[list[str]]:
 @functools.cache
 def term_names() -> dict[str, str]:
     """Return {GO id: name}."""
-    return dict(rows("go_bp_terms.tsv.gz"))
+    return {row[0]: row[1] for row in rows("go_bp_terms.tsv.gz")}
 
 
 @functools.cache

@@ -154,7 +154,7 @@ def _codes(
             yield int(cell), columns.astype(np.int64), codes.values.float().cpu().numpy(), indices
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _add(
     columns: np.ndarray,
     values: np.ndarray,

@@ -38,8 +38,7 @@ class Enrichment:
 
     def take(self, keep: np.ndarray) -> Enrichment:
         """Return some of the pairs."""
-        fields = (self.feature, self.term, self.overlap, self.p, self.q)
-        return Enrichment(*(values[keep] for values in fields), tested=self.tested)
+        return Enrichment(self.feature[keep], self.term[keep], self.overlap[keep], self.p[keep], self.q[keep], self.tested)
 
     def annotated(self, n_features: int, q: float) -> np.ndarray:
         """Return bool (F,): features with a set below a q."""
