@@ -18,6 +18,7 @@ from ..config import ObjectiveConfig, as_dict
 from ..steering.objectives import ExpressionObjective, gene_weights
 from ..steering.proximal import ProximalFit, prox_gradient_norm, solve
 from .experiment import Experiment
+from .learnable import learnable_features, learnable_parents
 
 VERSION = 1
 NODE_RATIO = 3.0
@@ -45,9 +46,7 @@ class ExpressionPath:
     @cached_property
     def learnable(self) -> np.ndarray:
         """bool (F,)."""
-        if self.objective.learnable == "active":
-            return self.experiment.active
-        return np.ones(self.experiment.sae.n_features, bool)
+        return learnable_features(self.experiment, self.objective.learnable)
 
     @cached_property
     def zero(self) -> tuple[float, np.ndarray]:
@@ -106,6 +105,7 @@ class ExpressionPath:
         experiment = self.experiment
         settings = {"objective": as_dict(self.objective), "node": number, **cells_key(experiment)}
         parents = [experiment.streams, experiment.dictionary.artefact]
+        parents += learnable_parents(experiment, self.objective.learnable)
         store = experiment.context.store
         return store.get("expression-path", version=VERSION, config=settings, parents=parents, build=build).path
 

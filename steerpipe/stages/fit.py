@@ -20,6 +20,7 @@ from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
 from .expression import ExpressionPath, cells_key
+from .learnable import learnable_features, learnable_parents
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -67,9 +68,8 @@ def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
     def build(folder: Path) -> None:
         method(experiment, objective, folder)
 
-    artefact = experiment.context.store.get(
-        "fit", version=VERSION, config=settings, parents=[experiment.streams, experiment.dictionary.artefact], build=build
-    )
+    parents = [experiment.streams, experiment.dictionary.artefact, *learnable_parents(experiment, objective.learnable)]
+    artefact = experiment.context.store.get("fit", version=VERSION, config=settings, parents=parents, build=build)
     info = json.loads((artefact.path / "fit.json").read_text())
     return Recipe(objective.name, artefact, np.load(artefact.path / "theta.npy"), pd.read_csv(artefact.path / "path.csv"), info)
 
@@ -88,7 +88,7 @@ def latent_problem(experiment: Experiment, mu: np.ndarray, *, learnable: str = "
     """Return the latent problem of the fit's source cells towards an embedding mu (D,)."""
     rows = experiment.fit_rows
     embeddings = experiment.layer[experiment.split.source_fit]
-    free = experiment.active if learnable == "active" else None
+    free = learnable_features(experiment, learnable)
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     return LatentProblem(experiment.zbar[rows], W_dec, embeddings, mu, free)
 
