@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ORACLE ?= .venv-oracle
 ARGS ?=
 
-.PHONY: help setup demo figures test oracle bench-extract bench-fit bench-mini lint format types clean
+.PHONY: help setup demo figures test oracle bench-extract bench-fit bench-annotate bench-mini go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,12 @@ bench-extract: $(ORACLE)/.done  ## time and memory of a cell beside the publishe
 
 bench-fit: setup  ## the latent fit, exact and by Adam: time, objective and gap, at mini and at 10,400 features
 	$(BIN)/python benchmarks/fit.py $(ARGS)
+
+bench-annotate: setup  ## all features against all GO sets at once, beside gseapy list by list
+	$(BIN)/python benchmarks/annotate.py
+
+go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
+	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)
 
 bench-mini: setup  ## score the embedded model on data that it never saw
 	$(BIN)/python benchmarks/mini.py

@@ -106,12 +106,16 @@ def feature_graph(layout: pd.DataFrame, edges: pd.DataFrame, modules: pd.DataFra
     for axes in (ax, names):
         axes.set_axis_off()
     sizes = layout["component"].value_counts()
-    ax.set_title(f"{len(layout):,} features; {len(sizes)} component(s), the largest of {sizes.max():,}; {len(modules)} modules")
+    ax.set_title(f"{len(layout):,} features; components: {len(sizes)}, the largest of {sizes.max():,}; modules: {len(modules)}")
     for i, row in enumerate(modules.head(SHOWN_MODULES).itertuples()):
         y = 1 - (i + 0.5) / SHOWN_MODULES
-        name = row.name if len(row.name) <= 46 else row.name[:44] + "…"
+        name = row.name if len(row.name) <= 46 else f"{row.name[:20]}…{row.name[-24:]}"
         names.scatter([0.02], [y + 0.012], s=30, color=MODULES[i], transform=names.transAxes)
-        text = f"{name} ({row.n_features} features)"
+        text = (
+            f"{name} ({row.n_features} features, {row.share:.0%} have it)"
+            if row.terms
+            else f"{name} ({row.n_features} features)"
+        )
         names.text(0.06, y, text, fontsize=8, transform=names.transAxes)
         names.text(0.06, y - 0.035, row.genes[:60], fontsize=6.5, color="#555555", transform=names.transAxes)
     note(figure, caption)

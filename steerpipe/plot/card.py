@@ -34,7 +34,7 @@ def card(
     figure, (left, middle, below, right) = subplots(2, 2, width=9.6, height=6.2)
     _bars(left, genes["gene"], genes["mean_abs_code"], "mean |code|", f"top genes of {row['n_genes']}")
     _bars(middle, types["type"], types["mean"], "mean |code| of a cell's tokens", "cell types")
-    names = [term if len(term) <= 44 else term[:42] + "…" for term in terms["term"]]
+    names = [term if len(term) <= 46 else f"{term[:22]}…{term[-22:]}" for term in terms["term"]]
     _bars(below, pd.Series(names, dtype=object), -np.log10(terms["q"].clip(lower=1e-300)), "-log10 q", "terms")
     below.axvline(-np.log10(q), color="black", lw=0.8, ls=":")
     if dose is not None:

@@ -162,11 +162,11 @@ def annotation(context: Context) -> Annotated:
     """Return the SAE's annotation, building it when it is missing."""
     given = inputs(context)
     made, where = activity(context, given.source, "sae", given.dictionary.sae, given.dictionary.artefact)
-    path = _get(context, "annotate", given, [made], lambda folder: _build(given, where, folder)).path
+    artefact = _get(context, "annotate", given, [made], lambda folder: _build(given, where, folder))
+    path = artefact.path
     frames = {
         name: pd.read_parquet(path / f"{name}.parquet") for name in ("features", "enrichment", "modules", "types", "edges")
     }
-    artefact = context.store.used[-1]
     return Annotated(artefact, **frames, scores=json.loads((path / "scores.json").read_text()), activity=where)
 
 

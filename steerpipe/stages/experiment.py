@@ -92,10 +92,6 @@ class Experiment:
         """Share of the valid genes whose tokens are steered."""
         return float(self.cached.pooled.sum()) / len(self.cached.valid)
 
-    def learnable(self, choice: str) -> np.ndarray:
-        """bool (F,): the features that a fit may move (objective.learnable)."""
-        return self.active if choice == "active" else np.ones(self.sae.n_features, bool)
-
     @property
     def has_head(self) -> bool:
         """Whether the model predicts expression: without it there is no expression geometry."""

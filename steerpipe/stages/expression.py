@@ -19,6 +19,7 @@ from ..steering.lasso import LatentProblem
 from ..steering.objectives import ExpressionObjective, LatentFinalObjective, MixedObjective, ModelObjective, gene_weights
 from ..steering.proximal import ProximalFit, prox_gradient_norm, solve
 from .experiment import Experiment
+from .learnable import learnable_features, learnable_parents
 
 VERSION = 2
 NODE_RATIO = 3.0
@@ -70,7 +71,7 @@ class ExpressionPath:
     @cached_property
     def learnable(self) -> np.ndarray:
         """bool (F,)."""
-        return self.experiment.learnable(self.objective.learnable)
+        return learnable_features(self.experiment, self.objective.learnable)
 
     @cached_property
     def zero(self) -> tuple[float, np.ndarray]:
@@ -138,6 +139,7 @@ class ExpressionPath:
             settings["sides"] = [_digest(cells) for cells in self.sides]
         settings["objective"].pop("refit")
         parents = [experiment.streams, experiment.dictionary.artefact]
+        parents += learnable_parents(experiment, self.objective.learnable)
         store = experiment.context.store
         return store.get("expression-path", version=VERSION, config=settings, parents=parents, build=build).path
 
@@ -154,7 +156,7 @@ def latent_problem(
     embeddings = experiment.layer[experiment.split.source_fit]
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     zbar = experiment.zbar[rows] if mode == "multiply" else np.full((len(rows), len(W_dec)), experiment.token_share)
-    return LatentProblem(zbar, W_dec, embeddings, mu, experiment.learnable(learnable))
+    return LatentProblem(zbar, W_dec, embeddings, mu, learnable_features(experiment, learnable))
 
 
 def read_by(objective: ObjectiveConfig) -> dict[str, Any]:

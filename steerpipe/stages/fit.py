@@ -22,6 +22,7 @@ from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
 from .expression import ExpressionPath, Sides, cells_key, latent_problem, read_by
+from .learnable import learnable_parents
 
 __all__ = ["ExpressionPath", "Recipe", "fit", "latent_problem", "main", "recipe_table", "shift", "solve_latent", "weight_of"]
 
@@ -77,9 +78,8 @@ def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
     def build(folder: Path) -> None:
         method(experiment, objective, folder)
 
-    artefact = experiment.context.store.get(
-        "fit", version=VERSION, config=settings, parents=[experiment.streams, experiment.dictionary.artefact], build=build
-    )
+    parents = [experiment.streams, experiment.dictionary.artefact, *learnable_parents(experiment, objective.learnable)]
+    artefact = experiment.context.store.get("fit", version=VERSION, config=settings, parents=parents, build=build)
     path = artefact.path
     info = json.loads((path / "fit.json").read_text())
     refit = np.load(path / "refit.npy") if (path / "refit.npy").is_file() else None
