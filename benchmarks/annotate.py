@@ -1,8 +1,8 @@
 """`make bench-annotate`: 10,400 features against the shipped 6,482 GO sets, beside gseapy's time for one gene list.
 
-Feature sets are random, of 10 to 100 genes of the 19,264, drawn more often the more sets a gene is in. Paired, in one process; CPU
-time of one thread. gseapy tests one list a call; its p-values are compared for every list that is timed. The last line is
-one JSON object.
+Feature sets are random, of 10 to 100 genes of the 19,264, drawn more often the more sets a gene is in. Paired, in one
+process; CPU time of one thread. gseapy tests one list a call; its p-values are compared for every list that is timed. The
+last line is one JSON object.
 """
 
 from __future__ import annotations

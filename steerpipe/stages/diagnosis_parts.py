@@ -31,6 +31,7 @@ from .experiment import Experiment, prepare
 from .expression import NODE_RATIO, ExpressionPath, cells_key, latent_problem, read_by
 from .extract import load_cells
 from .fit import Recipe, fit
+from .learnable import learnable_features
 from .scoring import held_out
 
 log = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ def _half(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _refit_latent(experiment: Experiment, rows: np.ndarray, target: np.ndarray, ratio: float) -> np.ndarray:
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     embeddings, mu = experiment.layer[experiment.split.source[rows]], experiment.layer[target].mean(0)
-    free = experiment.learnable(experiment.context.config.objective.learnable)
+    free = learnable_features(experiment, experiment.context.config.objective.learnable)
     problem = LatentProblem(experiment.zbar[rows], W_dec, embeddings, mu, free)
     return problem.solve(ratio * problem.lam_max).theta
 

@@ -33,6 +33,7 @@ from .common import Context
 from .experiment import Experiment, prepare
 from .expression import NODE_RATIO, cells_key, read_by
 from .fit import weight_of
+from .learnable import learnable_features
 from .plot import caption
 from .scoring import Scorer, require_multiply
 
@@ -205,7 +206,7 @@ def fit_groups(
 def _fit_latent(experiment: Experiment, groups: Sequence[Group], objective: ObjectiveConfig) -> tuple[np.ndarray, float]:
     rows = np.concatenate([g.fit for g in groups])
     mu = np.concatenate([np.repeat(experiment.layer[g.target_fit].mean(0)[None], len(g.fit), 0) for g in groups])
-    free = experiment.learnable(objective.learnable)
+    free = learnable_features(experiment, objective.learnable)
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
     problem = LatentProblem(experiment.zbar[rows], W_dec, experiment.layer[experiment.split.source[rows]], mu, free)
     weight = weight_of(experiment.context.config.lam, problem.lam_max)
@@ -228,7 +229,7 @@ def _fit_expression(experiment: Experiment, groups: Sequence[Group], objective: 
         found = [problem.value_and_gradient(theta) for problem in problems]
         return float(np.mean([value for value, _ in found])), np.asarray(np.mean([slope for _, slope in found], axis=0))
 
-    learnable = experiment.learnable(objective.learnable)
+    learnable = learnable_features(experiment, objective.learnable)
     theta = np.zeros(experiment.sae.n_features)
     gradient = np.where(learnable, mean_of_both(theta)[1], 0.0)
     largest = float(np.abs(gradient).max())
