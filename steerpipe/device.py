@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import torch
 
@@ -37,3 +38,10 @@ def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[o
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+@functools.cache
+def fast_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 matrices in hardware."""
+    found: bool = torch.cpu._is_avx512_bf16_supported()
+    return found

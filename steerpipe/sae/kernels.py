@@ -97,6 +97,35 @@ def _kth_largest(x: Any, n: int, k: int) -> Any:
     return x[k - 1]
 
 
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def refine(x_BD: Any, W_enc_FD: Any, b_enc_F: Any, candidates_BC: Any, values_BK: Any, indices_BK: Any) -> None:
+    """Write the k largest exact pre-activations among some candidates of each token, and their positions, in no order."""
+    n_rows, width = x_BD.shape
+    n, k = candidates_BC.shape[1], values_BK.shape[1]
+    for b in prange(n_rows):
+        exact, scratch = np.empty(n, np.float32), np.empty(n, np.float32)
+        for c in range(n):
+            f = candidates_BC[b, c]
+            total = np.float32(0)
+            for d in range(width):
+                total += x_BD[b, d] * W_enc_FD[f, d]
+            exact[c] = scratch[c] = total + b_enc_F[f]
+        cut = _kth_largest(scratch, n, k)
+        out = 0
+        for c in range(n):
+            if exact[c] > cut:
+                values_BK[b, out] = exact[c]
+                indices_BK[b, out] = candidates_BC[b, c]
+                out += 1
+        for c in range(n):
+            if out == k:
+                break
+            if exact[c] == cut:
+                values_BK[b, out] = cut
+                indices_BK[b, out] = candidates_BC[b, c]
+                out += 1
+
+
 def above(pre_BF: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (counts_B, values_N, features_N) of the entries that reach a bound, token by token."""
     counts = np.empty(len(pre_BF), np.int64)

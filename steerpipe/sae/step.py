@@ -10,13 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..device import mixed_precision
+from ..device import fast_bf16, mixed_precision
 from . import kernels
 from .model import Codes, TopKSAE, weighted_rows
 
 CACHED = 2**18
 """Pre-activations that are made at a time, where that is not fewer tokens than D: 1 MB, so that they are selected from the
 cache. Fewer tokens than D would read the weights more often than that saves."""
+
+SCREENED_WIDTH = 256
+"""Width from which a product in bf16 saves more than the exact codes of its candidates cost."""
+
+SPARE = 1.5
+"""Candidates of a screened selection, over k."""
 
 MARGIN = 0.1
 """How far below the last batch's cut the next one's is looked for; how good it is changes only the time."""
@@ -83,10 +89,7 @@ def _autograd(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: 
 def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
     B, n_features, cut = len(x), sae.n_features, -np.inf
     if selection == "topk":
-        rows, columns = np.empty((B, sae.k), np.float32), np.empty((B, sae.k), np.int64)
-        for start, pre in _encoded(sae, x):
-            part = slice(start, start + len(pre))
-            kernels.top_k(pre, sae.k, rows[part], columns[part])
+        rows, columns = top_codes(sae, x, screen=fast_bf16() and x.shape[1] >= SCREENED_WIDTH)
         values, features, starts = rows.ravel(), columns.ravel(), np.arange(0, B * sae.k + 1, sae.k)
     else:
         starts, values, features, cut = batch_codes(sae, x, last_cut)
@@ -105,14 +108,43 @@ def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: fl
     return Step(torch.from_numpy(features), torch.from_numpy(values), torch.from_numpy(error), total, cut)
 
 
-def _encoded(sae: TopKSAE, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first token, pre-activations (b, F)) of a few tokens at a time, in one buffer that stays in the cache."""
+def top_codes(sae: TopKSAE, x: Tensor, *, screen: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return (values, features), (B, k) each: the k largest codes of each token on a CPU, in no order.
+
+    Parameters
+    ----------
+    screen : take SPARE * k candidates by a product in bf16, and the k largest of their exact codes. What is returned is
+        float32-exact; a code can be missed only where bf16 ranks it below all candidates
+    """
+    k = sae.k
+    values, features = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+    n = min(int(SPARE * k), sae.n_features)
+    candidates = np.empty((len(x), n), np.int64) if screen else features
+    coarse = np.empty((len(x), n), np.float32) if screen else values
+    for start, pre in _encoded(sae, x, bf16=screen):
+        part = slice(start, start + len(pre))
+        kernels.top_k(pre, n if screen else k, coarse[part], candidates[part])
+    if screen:
+        W_enc, b_enc = sae.W_enc.detach().numpy().T, sae.b_enc.detach().numpy()
+        kernels.refine(x.numpy(), W_enc, b_enc, candidates, values, features)
+        if sae.activation == "relu":
+            np.maximum(values, 0, out=values)
+    return values, features
+
+
+def _encoded(sae: TopKSAE, x: Tensor, *, bf16: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first token, float32 pre-activations (b, F)) of a few tokens at a time, in one buffer that stays in the cache."""
     rows = max(x.shape[1], CACHED // sae.n_features)
     buffer = torch.empty(min(rows, len(x)), sae.n_features)
-    for start in range(0, len(x), rows):
-        some = x[start : start + rows]
-        with torch.no_grad():
-            pre = torch.addmm(sae.b_enc, some, sae.W_enc, out=buffer[: len(some)])
+    with torch.no_grad():
+        b_enc, W_enc = (t.bfloat16() if bf16 else t for t in (sae.b_enc, sae.W_enc))
+        for start in range(0, len(x), rows):
+            some = x[start : start + rows]
+            pre = buffer[: len(some)]
+            if bf16:
+                pre.copy_(torch.addmm(b_enc, some.bfloat16(), W_enc))
+            else:
+                torch.addmm(b_enc, some, W_enc, out=pre)
             yield start, (pre.relu_() if sae.activation == "relu" else pre).numpy()
 
 
