@@ -93,7 +93,8 @@ def widths(table: pd.DataFrame, caption: str) -> Figure:
         ax.margins(y=0.3)
     for ax in (left, middle, right):
         ax.legend(loc="upper left" if ax is not right else "best")
-    right.margins(y=0.35)
+    right.margins(y=0.15)
+    right.set_ylim(top=max(right.get_ylim()[1], 0) + 0.45 * abs(right.get_ylim()[0]))
     note(figure, caption)
     return figure
 
