@@ -93,7 +93,8 @@ def widths(table: pd.DataFrame, caption: str) -> Figure:
         ax.margins(y=0.3)
     for ax in (left, middle, right):
         ax.legend(loc="upper left" if ax is not right else "best")
-    right.margins(y=0.35)
+    right.margins(y=0.15)
+    right.set_ylim(top=max(right.get_ylim()[1], 0) + 0.45 * abs(right.get_ylim()[0]))
     note(figure, caption)
     return figure
 
@@ -149,10 +150,13 @@ def _floors(ax: Axes, features: pd.DataFrame, stable: float) -> None:
     marks = [-20, -5, -1, 0, 1, 2, 5, 20]
     ax.set_yticks(marks, [f"{m:g}" for m in marks])
     ax.yaxis.set_minor_formatter(NullFormatter())
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, 4 * high)
-    ax.set(title="noise floors of each recruited feature", xlabel="activity / its floor", ylabel="effect / its floor")
-    ax.legend(loc="upper left")
+    ax.set_ylim(-120, 30)  # room for the legend below
+    ax.set(
+        title="noise floors of each recruited feature",
+        xlabel="activity / its floor",
+        ylabel="effect / its floor (beyond 20: cut off)",
+    )
+    ax.legend(loc="lower left")
 
 
 def _path(ax: Axes, path: pd.DataFrame) -> None:
@@ -167,7 +171,7 @@ def _path(ax: Axes, path: pd.DataFrame) -> None:
     ax.invert_xaxis()
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="upper left", ncols=2)
-    ax.margins(y=0.15)
+    ax.set_ylim(0, 1.25 * max(1, path["n_1e-06"].max()))
 
 
 def _stability(ax: Axes, features: pd.DataFrame, stable: float) -> None:

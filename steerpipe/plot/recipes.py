@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from .style import COLOURS, note, styled, subplots
@@ -30,7 +31,7 @@ def waterfall(features: pd.DataFrame, caption: str) -> Figure:
         order = every["theta"].abs().sort_values(ascending=False, kind="stable").index[:MOST]
         some = every.loc[order]
         at = np.arange(len(some))
-        faces = [COLOURS[objective] if value > 0 else "white" for value in some["theta"]]
+        faces = [to_rgba(COLOURS[objective], 1.0 if value > 0 else 0.35) for value in some["theta"]]
         ax.barh(at, some["theta"], color=faces, edgecolor=COLOURS[objective], height=0.75)
         names = [f"{row.feature} {_short(str(row.label))}".rstrip() for row in some.itertuples()]
         ax.set_yticks(at, names, fontsize=7)
@@ -94,7 +95,7 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     dots = ax.scatter(x, y, c=curve["weight"], cmap="viridis", s=42, zorder=2, edgecolors="black", linewidths=0.5)
     for a, b, row in zip(x, y, curve.itertuples(), strict=True):
         n = int(row.n)
-        ax.annotate(f"{n} features", (a, b), xytext=(6, 5), textcoords="offset points", fontsize=7)
+        ax.annotate(f"{row.weight:g}: {n} features", (a, b), xytext=(6, 5), textcoords="offset points", fontsize=7)
     marks = dict(zip(dict.fromkeys(front.loc[front["weight"].isna(), "recipe"]), "Xs^vDP", strict=False))
     for name, mark in marks.items():
         some = front[front["recipe"] == name]
@@ -107,7 +108,7 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     ax.set_title("held-out cells; lower left is better in both", loc="left")
     ax.margins(0.15)
     ax.legend(loc="best")
-    figure.colorbar(dots, ax=ax, label="weight of the latent term")
+    figure.colorbar(dots, ax=ax, label="weight of the latent term (0: expression alone)")
     note(figure, caption)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -50,5 +51,6 @@ def subplots(rows: int, columns: int, *, width: float, height: float, **options:
 
 
 def note(figure: Figure, text: str) -> None:
-    """Say below the figure which model, data and cells it shows."""
+    """Say below the figure, on as many lines as its width asks for, which model, data and cells it shows."""
+    text = textwrap.fill(text, int(20 * figure.get_figwidth()))
     figure.supxlabel(text, fontsize=6.5, color="#555555", x=0.01, ha="left")

@@ -41,6 +41,10 @@ def main(context: Context) -> None:
         run.figure("lambda_path", figures.lambda_path(tables["path"], text), tables["path"])
     if "floors" in wanted or "stability" in wanted:
         tables["features"] = feature_table(experiment, recipes)
+    if "floors" in wanted:
+        above, active = background(experiment)
+        run.metrics({"floors/active": active, "floors/active_above_activation_floor": above})
+        log.info("activation floor: %d of all %d active features are above it", above, active)
     if "verdict" in tables.get("features", ()):
         tables["verdicts"] = verdict_table(tables["features"])
         for row in tables["verdicts"].itertuples():
@@ -48,7 +52,7 @@ def main(context: Context) -> None:
     if "widths" in wanted:
         tables["widths"] = parts.widths(experiment, config.diagnose.expansions)
         if len(tables["widths"]):
-            run.figure("widths", figures.widths(tables["widths"], text), tables["widths"])
+            run.figure("widths", figures.widths(tables["widths"], text.rsplit(" · SAE", 1)[0]), tables["widths"])
     for name, table in tables.items():
         run.table(name, table)
         log.info("%s:\n%s", name, _shown(name, table).to_string(index=False))
@@ -71,8 +75,7 @@ def feature_table(experiment: Experiment, recipes: dict[str, Recipe]) -> pd.Data
         frame = pd.DataFrame({"objective": name, "feature": on, "theta": recipe.theta[on], "activation": activity[on]})
         frame["extra"] = (name == "expression") & (recipes["latent"].theta[on] == 0)
         if "floors" in config.parts:
-            sizes = {"n_permutations": config.n_permutations, "n_cells": config.permuted_cells}
-            frame["activation_floor"] = parts.activation_floor(experiment, **sizes, percentile=config.percentile)[on]
+            frame["activation_floor"] = _activation_floor(experiment)[on]
             effects = parts.effect_floor(experiment, recipe, n_matched=config.n_matched, percentile=config.percentile)
             frame = frame.merge(effects[["feature", "effect", "effect_floor"]], on="feature")
         if "stability" in config.parts:
@@ -100,6 +103,18 @@ def verdict_table(features: pd.DataFrame) -> pd.DataFrame:
         single = {"above activation floor": int(above["activation"].sum()), "above effect floor": int(above["effect"].sum())}
         rows += [{"features": name, "verdict": v, "n": n, "of": len(some)} for v, n in {**single, "above both": both}.items()]
     return pd.DataFrame(rows)
+
+
+def background(experiment: Experiment) -> tuple[int, int]:
+    """Return how many of all active features are above the activation floor, and how many there are."""
+    activity, floor = experiment.activity[experiment.fit_rows].mean(0), _activation_floor(experiment)
+    return int((activity > floor)[experiment.active].sum()), int(experiment.active.sum())
+
+
+def _activation_floor(experiment: Experiment) -> np.ndarray:
+    config = experiment.context.config.diagnose
+    sizes = {"n_permutations": config.n_permutations, "n_cells": config.permuted_cells}
+    return parts.activation_floor(experiment, **sizes, percentile=config.percentile)
 
 
 def _check(config: Config) -> None:

@@ -59,6 +59,7 @@ def test_every_table_and_figure_and_nothing_is_built_twice(context):
     assert tables["widths"]["features"].tolist() == [128, 128, 160, 160]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["verdict/expression/above both"] == counted["expression", "above both"]
+    assert 0 <= metrics["floors/active_above_activation_floor"] <= metrics["floors/active"] <= 128
     for name in ("recruitment", "lambda_path", "widths"):
         for suffix in ("png", "svg", "csv"):
             assert (folder / "plots" / f"{name}.{suffix}").stat().st_size > 100
