@@ -17,6 +17,7 @@ import numpy as np
 from ..config import ObjectiveConfig, as_dict
 from ..steering.objectives import ExpressionObjective, gene_weights
 from ..steering.proximal import ProximalFit, prox_gradient_norm, solve
+from ..store import Artefact
 from .experiment import Experiment
 from .learnable import learnable_features, learnable_parents
 
@@ -47,6 +48,13 @@ class ExpressionPath:
     def learnable(self) -> np.ndarray:
         """bool (F,)."""
         return learnable_features(self.experiment, self.objective.learnable)
+
+    @cached_property
+    def parents(self) -> list[Artefact]:
+        """What a node stands on."""
+        experiment = self.experiment
+        first = [experiment.streams, experiment.dictionary.artefact]
+        return first + learnable_parents(experiment, self.objective.learnable)
 
     @cached_property
     def zero(self) -> tuple[float, np.ndarray]:
@@ -104,10 +112,8 @@ class ExpressionPath:
     def _store(self, number: int, build: Any) -> Path:
         experiment = self.experiment
         settings = {"objective": as_dict(self.objective), "node": number, **cells_key(experiment)}
-        parents = [experiment.streams, experiment.dictionary.artefact]
-        parents += learnable_parents(experiment, self.objective.learnable)
         store = experiment.context.store
-        return store.get("expression-path", version=VERSION, config=settings, parents=parents, build=build).path
+        return store.get("expression-path", version=VERSION, config=settings, parents=self.parents, build=build).path
 
 
 def cells_key(experiment: Experiment) -> dict[str, Any]:
