@@ -188,7 +188,7 @@ def test_features_as_typed(steer, workdir, whole_run):
     small_sets = ("annotate.min_size=3", "annotate.n_random=1")
     done = steer(*small("features"), *small_sets, "--find", "it's a kinase, or not")
     assert "0 features with 'it's a kinase, or not'" in done.stderr + done.stdout
-    done = steer("feature", "5", *small()[:], *small_sets, "feature.alphas=[-5,5]", "feature.cells=4", "feature.n_random=1")
+    done = steer("feature", "5", *small(), *small_sets, "feature.alphas=[-5,5]", "feature.cells=4", "feature.n_random=1")
     assert "feature 5" in done.stdout
     card = json.loads((workdir / done.stdout.strip().splitlines()[-1] / "card.json").read_text())
     assert card["feature"] == 5
