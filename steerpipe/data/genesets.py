@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,12 +75,8 @@ def load_library(name: str) -> GeneSets:
     SteerError
         No such library, or it is neither on disk nor to be fetched; the message names the file that would be taken.
     """
-    if name == "go_bp":
-        return parse_gmt(gzip.decompress((RESOURCES / SHIPPED).read_bytes()).decode(), name)
-    if name == "go_bp_direct":
-        names = term_names()
-        direct = {term: genes for term, genes in direct_annotation().items() if term in names}
-        return GeneSets(name, tuple(names[term] for term in direct), tuple(direct), tuple(direct.values()))
+    if name.startswith("go_bp") and name in NAMES:
+        return _shipped(name)
     if name in MSIGDB:
         return _named(name, MSIGDB[name][0])
     if name.startswith("enrichr:"):
@@ -126,6 +123,15 @@ def parse_gmt(text: str, name: str) -> GeneSets:
         raise SteerError(f"{name} is no GMT file: each line needs a name, a description and genes, separated by tabs.")
     members = tuple(frozenset(gene.split(",")[0] for gene in line[2:] if gene) for line in lines)
     return GeneSets(name, tuple(line[0] for line in lines), tuple(line[1] for line in lines), members)
+
+
+@functools.cache
+def _shipped(name: str) -> GeneSets:
+    if name == "go_bp":
+        return parse_gmt(gzip.decompress((RESOURCES / SHIPPED).read_bytes()).decode(), name)
+    names = term_names()
+    direct = {term: genes for term, genes in direct_annotation().items() if term in names}
+    return GeneSets(name, tuple(names[term] for term in direct), tuple(direct), tuple(direct.values()))
 
 
 def _candidates(file: str) -> list[Path]:

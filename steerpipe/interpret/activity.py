@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from ..activations.extract import Counts
 from ..activations.tokens import TokenSource
 from ..progress import track
 from ..sae.baselines import FeatureDictionary
@@ -30,6 +31,8 @@ class Activity:
     sums : float32 (2, F, G), sum of |z| at each gene over the cells of each half
     tokens : int64 (2, G), tokens that each gene has in each half: the cells where it is valid and stored
     density : float64 (F,), share of tokens on which a feature fires
+    expressed : float64 (F,), share of its |z| at tokens whose gene has a count in that cell; NaN for a dead feature. A feature
+        of low share marks genes that are silent: its terms say what the cell is not
     types : names of the T cell types, sorted; cells: int64 (T,) how many there are
     type_mean, type_square : float64 (T, F), mean over a type's cells of a cell's mean |z|, and of its square
     type_genes : int64 (T, F, n), each type's n genes of largest mean |z|, best first; -1 where fewer are above 0
@@ -38,6 +41,7 @@ class Activity:
     sums: np.ndarray
     tokens: np.ndarray
     density: np.ndarray
+    expressed: np.ndarray
     types: tuple[str, ...]
     cells: np.ndarray
     type_mean: np.ndarray
@@ -54,7 +58,7 @@ class Activity:
     def save(self, folder: Path) -> None:
         """Write sums.npy and activity.npz."""
         np.save(folder / "sums.npy", self.sums)
-        names = ("tokens", "density", "cells", "type_mean", "type_square", "type_genes")
+        names = ("tokens", "density", "expressed", "cells", "type_mean", "type_square", "type_genes")
         np.savez(folder / "activity.npz", types=np.array(self.types, str), **{name: getattr(self, name) for name in names})
 
     @classmethod
@@ -79,7 +83,14 @@ def halve_cells(types: Sequence[str], seed: int) -> np.ndarray:
 
 
 def feature_activity(
-    dictionary: FeatureDictionary, source: TokenSource, types: Sequence[str], *, seed: int = 0, n_genes: int = 20
+    dictionary: FeatureDictionary,
+    source: TokenSource,
+    types: Sequence[str],
+    counts: Counts,
+    valid: np.ndarray,
+    *,
+    seed: int = 0,
+    n_genes: int = 20,
 ) -> Activity:
     """Stream every stored token once through a dictionary.
 
@@ -89,11 +100,13 @@ def feature_activity(
     Parameters
     ----------
     types : (N,) each cell's type; one name for all where there are no labels
+    counts, valid : raw counts (N, G_model), read by rows, and the positions of the G valid genes in them
     n_genes : genes kept of each type
     """
     labels = np.asarray(types)
     names, F, G = sorted(set(labels.tolist())), dictionary.n_features, source.n_genes
     second = halve_cells(types, seed)
+    mass, lit = np.zeros(F), np.zeros(F)
     sums, tokens = np.zeros((2, G, F), np.float32), np.zeros((2, G), np.int64)
     means, squares, fired = np.zeros((len(names), F)), np.zeros((len(names), F)), np.zeros(F, np.int64)
     top = np.full((len(names), F, n_genes), -1, np.int64)
@@ -103,11 +116,12 @@ def feature_activity(
     for t, name in enumerate(names):
         here[:] = 0
         seen = np.zeros(G, np.int64)
-        for cell, columns, values, indices in _codes(dictionary, source, np.flatnonzero(labels == name)):
+        for cell, columns, there, values, indices in _codes(dictionary, source, np.flatnonzero(labels == name), counts, valid):
             next(bar)
             half = int(second[cell])
             per_cell = np.zeros(F)
-            _add(columns, values, indices, sums[half], here, per_cell, fired)
+            _add(columns, there, values, indices, sums[half], here, per_cell, lit, fired)
+            mass += per_cell
             tokens[half, columns] += 1
             seen[columns] += 1
             per_cell /= max(1, len(columns))
@@ -121,6 +135,7 @@ def feature_activity(
         np.ascontiguousarray(sums.transpose(0, 2, 1)),
         tokens,
         fired / max(1, n_tokens),
+        np.where(mass > 0, lit / np.where(mass > 0, mass, 1), np.nan),
         tuple(names),
         sizes,
         means / sizes[:, None],
@@ -141,27 +156,31 @@ def top_genes(M: np.ndarray, n: int, *, rows: int = 1024) -> np.ndarray:
 
 
 def _codes(
-    dictionary: FeatureDictionary, source: TokenSource, cells: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield each cell with its tokens' gene columns, codes float32 (n, K) and indices int64 (n, K)."""
+    dictionary: FeatureDictionary, source: TokenSource, cells: np.ndarray, counts: Counts, valid: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield a cell, its tokens' gene columns, whether the gene has a count, codes float32 and indices int64 (n, K)."""
     device = dictionary.W_dec.device
     for start in range(0, len(cells), CELLS_AT_ONCE):
         some = cells[start : start + CELLS_AT_ONCE]
-        for cell, columns, x in zip(some, source.columns(some), source.cells(some), strict=True):
+        expressed = np.asarray((counts[some][:, valid] > 0).todense())
+        for row, columns, x in zip(range(len(some)), source.columns(some), source.cells(some), strict=True):
             with torch.no_grad():
                 codes = dictionary.encode(torch.from_numpy(x).to(device))
             indices = np.ascontiguousarray(codes.indices.cpu().numpy())
-            yield int(cell), columns.astype(np.int64), codes.values.float().cpu().numpy(), indices
+            there = expressed[row, columns]
+            yield int(some[row]), columns.astype(np.int64), there, codes.values.float().cpu().numpy(), indices
 
 
 @njit(cache=True)
 def _add(
     columns: np.ndarray,
+    there: np.ndarray,
     values: np.ndarray,
     indices: np.ndarray,
     half: np.ndarray,
     here: np.ndarray,
     per_cell: np.ndarray,
+    lit: np.ndarray,
     fired: np.ndarray,
 ) -> None:
     """Add the codes of one cell's tokens to (G, F) sums, gene by gene: one row of F stays in the cache."""
@@ -174,4 +193,6 @@ def _add(
                 half[gene, f] += size
                 here[gene, f] += size
                 per_cell[f] += size
+                if there[i]:
+                    lit[f] += size
                 fired[f] += 1

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
+from ..activations.extract import Counts
 from .activity import top_genes
 
 CHUNK = 4096
 """Rows of counts read at once."""
-
-
-class Counts(Protocol):
-    """Raw counts (N, G_model), read by rows."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    def __getitem__(self, rows: slice) -> sp.csr_matrix: ...
 
 
 def gene_expression(counts: Counts, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

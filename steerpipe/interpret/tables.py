@@ -69,7 +69,8 @@ def feature_table(
     Returns
     -------
     DataFrame
-        feature; density (share of tokens it fires on); pr; n_genes; genes (its set, strongest first); label (its term of
+        feature; density (share of tokens it fires on); expressed (share of its |z| where the gene has a
+        count); pr; n_genes; genes (its set, strongest first); label (its term of
         smallest p with q below the threshold, "" for none), label_id, label_p, label_q, label_ic; n_terms; max_ic; terms
         (the first five); direct_terms; half_label (chosen on half of the cells), half_q (its q on the other half);
         cell_types (q < threshold and more than elsewhere, strongest first), top_type, top_type_log2, top_type_q; component and
@@ -78,6 +79,7 @@ def feature_table(
     F = len(found.pr)
     M = activity.matrix()
     frame = pd.DataFrame({"feature": np.arange(F), "density": activity.density, "pr": found.pr})
+    frame["expressed"] = activity.expressed
     frame["n_genes"] = np.diff(found.sets.indptr).astype(np.int64)
     frame["genes"] = [", ".join(set_genes(found.sets, M, f, genes)) for f in range(F)]
     first = hits.drop_duplicates("feature").set_index("feature")
@@ -106,7 +108,7 @@ def best(features: pd.DataFrame, n: int) -> pd.DataFrame:
     """Return the n features of smallest q, as the log shows them."""
     some = features[features["label"] != ""].sort_values(["label_p", "feature"]).head(n)
     few = some["genes"].str.split(", ").str[:8].str.join(" ")
-    return some[["feature", "label", "label_q", "pr", "top_type"]].assign(genes=few)
+    return some[["feature", "label", "label_q", "pr", "expressed", "top_type"]].assign(genes=few)
 
 
 def search(features: pd.DataFrame, text: str | None) -> pd.DataFrame:

@@ -74,5 +74,5 @@ def _dose(ax: Axes, dose: pd.DataFrame, where: str) -> None:
     ax.axhline(0, color="black", lw=0.8)
     ax.axvline(1, color="black", lw=0.8, ls=":")
     ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
-    ax.set(xlabel="alpha (1 is no change)", ylabel="genes down | genes up", title=f"steered alone in {where} cells")
+    ax.set(xlabel="alpha (1 is no change)", ylabel="genes down | genes up", title=f"steered alone: {where} cells")
     ax.legend(fontsize=7)

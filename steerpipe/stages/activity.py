@@ -36,7 +36,8 @@ def activity(
     def build(folder: Path) -> None:
         types = source.obs[label].astype(str).tolist() if label is not None else [ALL] * len(source.obs)
         moved = features.to(pick_device(config.device)) if isinstance(features, TopKSAE) else features
-        feature_activity(moved, source.tokens, types, seed=seed).save(folder)
+        cells = load_cells(config, model_genes(config.model.path, config.model.revision))
+        feature_activity(moved, source.tokens, types, cells, cells.valid, seed=seed).save(folder)
         if isinstance(features, TopKSAE):
             features.cpu()
 

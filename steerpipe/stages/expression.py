@@ -18,6 +18,7 @@ from ..config import ObjectiveConfig
 from ..steering.lasso import LatentProblem
 from ..steering.objectives import ExpressionObjective, LatentFinalObjective, MixedObjective, ModelObjective, gene_weights
 from ..steering.proximal import ProximalFit, prox_gradient_norm, solve
+from ..store import Artefact
 from .experiment import Experiment
 from .learnable import learnable_features, learnable_parents
 
@@ -72,6 +73,13 @@ class ExpressionPath:
     def learnable(self) -> np.ndarray:
         """bool (F,)."""
         return learnable_features(self.experiment, self.objective.learnable)
+
+    @cached_property
+    def parents(self) -> list[Artefact]:
+        """What a node stands on."""
+        experiment = self.experiment
+        first = [experiment.streams, experiment.dictionary.artefact]
+        return first + learnable_parents(experiment, self.objective.learnable)
 
     @cached_property
     def zero(self) -> tuple[float, np.ndarray]:
@@ -138,10 +146,8 @@ class ExpressionPath:
         if self.sides is not None:
             settings["sides"] = [_digest(cells) for cells in self.sides]
         settings["objective"].pop("refit")
-        parents = [experiment.streams, experiment.dictionary.artefact]
-        parents += learnable_parents(experiment, self.objective.learnable)
         store = experiment.context.store
-        return store.get("expression-path", version=VERSION, config=settings, parents=parents, build=build).path
+        return store.get("expression-path", version=VERSION, config=settings, parents=self.parents, build=build).path
 
 
 def latent_problem(

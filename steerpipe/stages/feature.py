@@ -128,7 +128,8 @@ def _text(row: pd.Series, genes: pd.DataFrame, terms: pd.DataFrame, types: pd.Da
         f"label        {row['label'] or 'none'}"
         + (f"   q {row['label_q']:.2g}, IC {row['label_ic']:.2f}" if row["label"] else ""),
         f"genes        {', '.join(genes['gene'].head(TOP)) or 'none: it never fires here'}",
-        f"activity     on {row['density']:.2%} of tokens; participation ratio {row['pr']:.1f}",
+        f"activity     on {row['density']:.2%} of tokens; participation ratio {row['pr']:.1f}; "
+        f"{row['expressed']:.0%} of |code| where the gene is expressed",
     ]
     if row["half_label"]:
         lines.append(

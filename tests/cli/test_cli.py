@@ -27,6 +27,9 @@ def test_help_lists_the_commands_and_groups(steer):
         "run",
         "extract",
         "train-sae",
+        "annotate",
+        "feature",
+        "features",
         "fit",
         "evaluate",
         "plot",
@@ -181,6 +184,18 @@ def test_online_training_as_typed(steer, tmp_path):
     steer(*small("train-sae"), "activations=online", "sae.tokens=20000", cwd=tmp_path)
     assert builds(tmp_path)["train-sae"] == 1
     assert not list(tmp_path.rglob("streams_*.npy"))
+
+
+def test_features_as_typed(steer, workdir, whole_run):
+    """The number and the text are arguments of their own; overrides work as everywhere."""
+    small_sets = ("annotate.min_size=3", "annotate.n_random=1")
+    done = steer(*small("features"), *small_sets, "--find", "it's a kinase, or not")
+    assert "0 features with 'it's a kinase, or not'" in done.stderr + done.stdout
+    done = steer("feature", "5", *small(), *small_sets, "feature.alphas=[-5,5]", "feature.cells=4", "feature.n_random=1")
+    assert "feature 5" in done.stdout
+    card = json.loads((workdir / done.stdout.strip().splitlines()[-1] / "card.json").read_text())
+    assert card["feature"] == 5
+    assert "unknown" in steer(*small("annotate"), "annotate.library=go_pb", ok=False).stderr
 
 
 def test_bare_lambda_sweep_and_sae_choice_as_typed(steer, workdir):

@@ -26,6 +26,9 @@ class Planted(TokenSource):
         self.codes[:, :12, 0] = np.linspace(4, 2, 12)
         self.codes[24:, 20:40, 1] = 1 + np.arange(16)[:, None] / 16
         self.codes[:, 50, 2] = -3
+        self.counts = np.zeros((CELLS, GENES), np.float32)
+        self.counts[:, :6] = 2  # half of feature 0's genes have counts, and gene 50 in one cell of two
+        self.counts[::2, 50] = 1
         self.keep = np.ones((CELLS, GENES), bool)
         if not keep_all:
             self.keep[np.arange(CELLS), np.arange(CELLS)] = False

@@ -20,7 +20,7 @@ from steerpipe.interpret.programs import (
 
 @pytest.fixture
 def found(dictionary, planted):
-    return feature_activity(dictionary, planted, planted.types, n_genes=5)
+    return feature_activity(dictionary, planted, planted.types, sp.csr_matrix(planted.counts), np.arange(60), n_genes=5)
 
 
 def test_the_matrix_is_the_mean_over_cells_that_have_the_gene(found, planted):
@@ -33,6 +33,15 @@ def test_the_matrix_is_the_mean_over_cells_that_have_the_gene(found, planted):
         np.testing.assert_allclose(found.matrix(half)[:4], kept[cells].sum(0).T / planted.keep[cells].sum(0), rtol=1e-5)
     fired = (kept > 0).sum((0, 1)) / planted.keep.sum()
     np.testing.assert_allclose(found.density[:4], fired)
+
+
+def test_where_the_gene_is_expressed(found, planted):
+    kept = np.where(planted.keep[..., None], np.abs(planted.codes), 0)
+    lit = (kept * (planted.counts > 0)[..., None]).sum((0, 1)) / np.maximum(kept.sum((0, 1)), 1e-9)
+    np.testing.assert_allclose(found.expressed[:3], lit[:3], rtol=1e-5)
+    assert found.expressed[1] == 0
+    assert found.expressed[2] == pytest.approx(0.5)
+    assert np.isnan(found.expressed[3])
 
 
 def test_cell_types(found, planted):

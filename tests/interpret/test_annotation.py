@@ -21,7 +21,7 @@ def library(rng):
 
 @pytest.fixture
 def found(dictionary, planted, library):
-    activity = feature_activity(dictionary, planted, planted.types)
+    activity = feature_activity(dictionary, planted, planted.types, sp.csr_matrix(planted.counts), np.arange(60))
     expression = np.random.default_rng(1).permutation(60).astype(float)
     return annotate(activity, np.ones(60, bool), expression, library, Rules(smallest=5, largest=20, n_random=10))
 
@@ -44,13 +44,13 @@ def test_random_gene_sets_are_rarely_annotated(found):
 
 def test_the_control_says_so_where_expression_alone_explains_the_terms(dictionary, planted, library):
     """Genes of like expression are the planted sets themselves here: random draws are annotated just as well."""
-    activity = feature_activity(dictionary, planted, planted.types)
+    activity = feature_activity(dictionary, planted, planted.types, sp.csr_matrix(planted.counts), np.arange(60))
     found = annotate(activity, np.ones(60, bool), np.arange(60.0), library, Rules(smallest=5, largest=20, n_random=3))
     assert found.false_positive == found.annotated(0.05).mean() > 0
 
 
 def test_a_label_that_holds_on_one_half_alone_does_not_replicate(dictionary, planted, library):
-    activity = feature_activity(dictionary, planted, planted.types)
+    activity = feature_activity(dictionary, planted, planted.types, sp.csr_matrix(planted.counts), np.arange(60))
     sums = activity.sums.copy()
     sums[1, 0] = np.roll(sums[1, 0], 40)  # on the second half feature 0 fires on other genes
     other = type(activity)(sums, *(getattr(activity, name) for name in list(activity.__dataclass_fields__)[1:]))
@@ -62,7 +62,7 @@ def test_a_label_that_holds_on_one_half_alone_does_not_replicate(dictionary, pla
 
 
 def test_genes_outside_the_background_are_not_tested(dictionary, planted, library):
-    activity = feature_activity(dictionary, planted, planted.types)
+    activity = feature_activity(dictionary, planted, planted.types, sp.csr_matrix(planted.counts), np.arange(60))
     expressed = np.arange(60) >= 20
     few = Library(sp.csr_matrix(library.sets[:, 20:]), library.information)
     found = annotate(activity, expressed, np.arange(60.0), few, Rules(smallest=5, largest=20, n_random=1))
