@@ -9,7 +9,7 @@ PEERS ?= .venv-peers
 BENCH ?= outputs/bench-sae
 ARGS ?=
 
-.PHONY: help setup demo test oracle oracle-sae bench-extract bench-sae bench-latent bench-mini lint format types clean
+.PHONY: help setup demo figures test oracle oracle-sae bench-extract bench-sae bench-fit bench-annotate bench-mini go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,15 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup  ## CD4 -> CD8 on the embedded model and data; figures in outputs/run/
 	$(BIN)/steer run $(ARGS)
+
+# command:experiment; each run's folder is outputs/figures/<experiment>, its figures in plots/ as PNG, SVG and CSV
+FIGURES := run:cd4_cd8_latent run:cd4_cd8_expression run:mirror_boxplot diagnose:recruitment diagnose:lambda_path \
+	diagnose:x8_vs_x16 pareto:pareto
+FIGURES += $(if $(wildcard $(or $(STEER_DATA),data)/kang_ifnb.h5ad),run:kang_ifnb transfer:kang_ifnb_transfer)
+
+figures: setup  ## every figure of the study; those of Kang's data where STEER_DATA has it
+	@for pair in $(FIGURES); do name=$${pair#*:}; \
+	  $(BIN)/steer $${pair%%:*} experiment=$${name%_transfer} "hydra.run.dir=\$${outputs}/figures/$$name" $(ARGS) || exit 1; done
 
 test: setup  ## every test that needs nothing but this checkout, and those marked data where STEER_DATA is set
 	$(BIN)/python -m pytest $(ARGS)
@@ -62,8 +71,14 @@ bench-sae: setup $(PEERS)/.done  ## train SAEs beside sparsify, dictionary-learn
 	$(BIN)/python -m benchmarks.sae.tokens $(BENCH)
 	$(PEERS)/bin/python -m benchmarks.sae --folder $(BENCH) $(ARGS)
 
-bench-latent: setup  ## the exact latent path: time, gap, and the ratio to scikit-learn
-	$(BIN)/python benchmarks/latent.py
+bench-fit: setup  ## the latent fit, exact and by Adam: time, objective and gap, at mini and at 10,400 features
+	$(BIN)/python benchmarks/fit.py $(ARGS)
+
+bench-annotate: setup  ## all features against all GO sets at once, beside gseapy list by list
+	$(BIN)/python benchmarks/annotate.py
+
+go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
+	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)
 
 bench-mini: setup  ## score the embedded model on data that it never saw
 	$(BIN)/python benchmarks/mini.py

@@ -5,30 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .errors import SteerError, unknown
+from .checks import one_of as _one_of
+from .checks import positive as _positive
+from .checks import share as _share
+from .config_sae import ScoreConfig, StabilityConfig
+from .config_studies import DiagnoseConfig, ParetoConfig, TransferConfig
+from .errors import SteerError
 from .models.recipe import Recipe
 
 NEEDED = "???"
 """A value that the command line must give (OmegaConf's mark of a missing one)."""
-
-
-def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise unknown(what, value, allowed)
-
-
-def _positive(group: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise SteerError(f"{group}.{name}={value} must be greater than 0.")
-
-
-def _share(group: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not 0 < value < 1:
-            raise SteerError(f"{group}.{name}={value} must lie strictly between 0 and 1.")
 
 
 @dataclass
@@ -180,6 +166,62 @@ class SaeConfig:
 
 
 @dataclass
+class AnnotateConfig:
+    """What features mean, and beside which dictionaries (group `annotate`)."""
+
+    library: str = "go_bp"
+    """go_bp, go_bp_direct, hallmark, reactome, enrichr:NAME, or a path to a .gmt or .gmt.gz"""
+    q: float = 0.05
+    """a term counts below this q, over all (feature, set) pairs"""
+    min_size: int = 5
+    """genes in the background that a library's set needs"""
+    max_size: int = 500
+    """and may have"""
+    min_genes: int = 10
+    """a feature's gene set is its round(participation ratio) top genes, at least so many"""
+    max_genes: int = 100
+    """and at the most so many"""
+    ochiai: float = 0.2
+    """features are linked in the graph from this overlap of their gene sets on"""
+    baselines: bool = True
+    """also annotate neurons, PCA, FastICA and a random SAE at the same layer"""
+    n_random: int = 5
+    """draws of matched random gene sets, for the false-positive rate"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _share("annotate", self, "q")
+        _positive("annotate", self, "min_size", "max_size", "min_genes", "max_genes", "ochiai", "n_random")
+        for low, high in (("min_size", "max_size"), ("min_genes", "max_genes")):
+            if getattr(self, low) > getattr(self, high):
+                raise SteerError(f"annotate.{low} must not be more than annotate.{high}.")
+
+
+@dataclass
+class FeatureConfig:
+    """One feature's card, and the search for features (group `feature`)."""
+
+    id: int | None = None
+    """the feature that `steer feature` shows"""
+    find: str | None = None
+    """text that `steer features` looks for in labels, terms, genes and cell types"""
+    limit: int = 20
+    """features listed at the most"""
+    alphas: list[float] = field(default_factory=lambda: [float(alpha) for alpha in range(-5, 6)])
+    """dose response: what the feature's code is multiplied by; 1 is no change"""
+    cells: int = 16
+    """cells of the type where it fires most that it is steered in"""
+    n_random: int = 5
+    """null features of like activity, and random directions of the same norm"""
+    min_change: float = 0.05
+    """a gene counts as moved when its mean predicted log1p CP10K changes by more, and paired t < 0.05 (Bonferroni)"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("feature", self, "limit", "cells", "n_random", "min_change")
+
+
+@dataclass
 class ContrastConfig:
     """Which cells are steered, and towards which (group `contrast`)."""
 
@@ -197,31 +239,58 @@ class ContrastConfig:
         _share("contrast", self, "held_out")
 
 
+OBJECTIVES = ("latent", "latent_final", "expression", "mixed")
+
+
 @dataclass
 class ObjectiveConfig:
-    """What the steering vector minimises (group `objective`)."""
+    """What the steering vector minimises, and how it acts (group `objective`)."""
 
     name: str = "latent"
-    """latent: distance of the pooled stream to the target's; expression: of the predicted expression"""
+    """latent: squared distance of the pooled stream to the target's, at the steered layer; latent_final: distance after the
+    final LayerNorm; expression: of the predicted expression; mixed: latent and expression, each over its value unsteered"""
+    mode: str = "multiply"
+    """multiply: codes are scaled by 1 + theta; add: theta_f times decoder row f is added, wherever f is silent too; clamp:
+    codes are set to a value, the same at every steered token (latent only: support of multiply, values by least squares)"""
+    tokens: Any = "genes"
+    """genes: steer every gene that the dataset has; all: every token, depth tokens too, as the published code; or a list of
+    gene symbols"""
     learnable: str = "active"
-    """active: features that fire in a source cell; all"""
+    """active: features that fire in a source cell; annotated: those of them with a term at q < annotate.q; all"""
+    solver: str = "exact"
+    """latent: exact, with a duality gap; or adam, the published way: 500 steps on an L1 subgradient, small values reset"""
+    refit: bool = False
+    """also least squares on the recipe's support, without the penalty: free of its shrinkage, scored beside the recipe"""
+    weight: float = 0.5
+    """mixed: share of the latent term; a sweep over it is the Pareto curve"""
     top_n: int | None = None
     """expression: only the n genes of largest weight (the top-n DEG cap); null is all"""
     seen_genes: float = 0.5
     """expression: share of genes that the fit may look at; the scores on the others are the honest ones"""
     max_cells: int = 24
-    """expression: source cells in the fit at the most (the latent fit always takes all of them)"""
+    """through the model: source cells in the fit at the most (the latent fit always takes all of them)"""
     max_steps: int = 30
-    """expression: proximal steps at one lambda, at the most"""
+    """through the model: proximal steps at one lambda, at the most"""
     tolerance: float = 0.05
-    """expression: stop when the prox-gradient norm is below this share of the one at theta = 0"""
+    """through the model: stop when the prox-gradient norm is below this share of the one at theta = 0"""
 
     def __post_init__(self) -> None:
-        _one_of("objective.name", self.name, ("latent", "expression"))
-        _one_of("objective.learnable", self.learnable, ("active", "all"))
+        _one_of("objective.name", self.name, OBJECTIVES)
+        _one_of("objective.mode", self.mode, ("multiply", "add", "clamp"))
+        _one_of("objective.learnable", self.learnable, ("active", "annotated", "all"))
+        _one_of("objective.solver", self.solver, ("exact", "adam"))
         _positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
+        if isinstance(self.tokens, str):
+            _one_of("objective.tokens", self.tokens, ("genes", "all", "a list of genes, as in [CD8A,CD8B]"))
+        elif not self.tokens:
+            raise SteerError("objective.tokens=[] steers nothing; allowed: genes, all, or a list of genes.")
         if not 0 < self.seen_genes <= 1:
             raise SteerError(f"objective.seen_genes={self.seen_genes} must lie in (0, 1].")
+        if self.mode == "clamp" and self.name != "latent":
+            msg = f"objective.mode=clamp is fitted for objective=latent, not {self.name}: take multiply or add, or only latent."
+            raise SteerError(msg)
+        if not 0 <= self.weight <= 1:
+            raise SteerError(f"objective.weight={self.weight} must lie in [0, 1].")
 
 
 @dataclass
@@ -233,7 +302,7 @@ class LambdaConfig:
     value: float = 0.05
     """the weight, or the share"""
     n_path: int = 30
-    """latent: points of the geometric path, always computed"""
+    """latent: points of the geometric path, always computed; through the model its points are lambda_max / 3^k"""
 
     def __post_init__(self) -> None:
         _one_of("lambda.mode", self.mode, ("absolute", "ratio", "path"))
@@ -250,8 +319,9 @@ class EvaluateConfig:
 
     objectives: list[str] = field(default_factory=lambda: ["latent", "expression"])
     """the fits that share the table"""
-    controls: bool = True
-    """no-op, random features, random direction, mean difference, shuffled labels, SAE spliced in, split halves"""
+    controls: str = "all"
+    """all: SAE spliced in, random features, random direction, mean difference, split halves, and each objective fitted once
+    more with the labels shuffled; none: the no-op alone"""
     n_random: int = 20
     """seeds of the random-feature controls; random directions get a quarter as many"""
     n_genes: int = 100
@@ -262,8 +332,9 @@ class EvaluateConfig:
     """genes reported by name"""
 
     def __post_init__(self) -> None:
+        _one_of("evaluate.controls", self.controls, ("all", "none"))
         for name in self.objectives:
-            _one_of("evaluate.objectives", name, ("latent", "expression"))
+            _one_of("evaluate.objectives", name, OBJECTIVES)
         _positive("evaluate", self, "n_random", "n_genes", "n_bootstrap")
 
 
@@ -288,11 +359,18 @@ class Config:
     layer: LayerConfig
     extract: ExtractConfig
     sae: SaeConfig
+    annotate: AnnotateConfig
+    feature: FeatureConfig
     contrast: ContrastConfig
     objective: ObjectiveConfig
     lam: LambdaConfig
     evaluate: EvaluateConfig
+    score: ScoreConfig
+    stability: StabilityConfig
     pretrain: PretrainConfig
+    diagnose: DiagnoseConfig
+    transfer: TransferConfig
+    pareto: ParetoConfig
     seed: int = 0
     activations: str = "stored"
     device: str = "auto"

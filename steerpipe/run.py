@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -82,22 +83,32 @@ class Run:
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as CSV."""
-        frame.to_csv(self.path / f"{name}.csv", index=False)
+        save_table(self.path, name, frame)
 
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
         """Write plots/name.png and .svg, with the CSV behind them."""
-        folder = self.path / "plots"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=150)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        data.to_csv(folder / f"{name}.csv", index=False)
+        save_figure(self.path, name, figure, data)
 
     def _write(self) -> None:
         _replace(self.path / "manifest.json", json.dumps(self.manifest, indent=1, default=str))
 
 
+def save_table(folder: Path, name: str, frame: pd.DataFrame) -> None:
+    """Write name.csv: beside, then a rename."""
+    _replace(folder / f"{name}.csv", frame.to_csv(index=False))
+
+
+def save_figure(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> None:
+    """Write plots/name.png and .svg, with the CSV behind them."""
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    figure.savefig(plots / f"{name}.png", dpi=150)
+    figure.savefig(plots / f"{name}.svg", metadata={"Date": None})
+    save_table(plots, name, data)
+
+
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_suffix(".tmp")
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
     beside.write_text(text)
     beside.replace(path)
 

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "steerpipe"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MIDDLE = {"models", "activations", "sae", "steering", "evaluate", "plot"}
-BASE = {"data", "config", "errors", "device", "digest", "progress"}
+MIDDLE = {"models", "activations", "sae", "interpret", "steering", "evaluate", "plot"}
+BASE = {"data", "checks", "config", "config_sae", "config_studies", "errors", "device", "digest", "progress"}
 
 
 def part_of(path):

@@ -206,6 +206,12 @@ class OnlineStreams(TokenSource):
             found[int(order[at])] = streams[self.layer][np.searchsorted(there, wanted)].cpu().numpy()
         return [found[int(i)] for i in ids]
 
+    def columns(self, ids: np.ndarray) -> list[np.ndarray]:
+        order = np.sort(ids)
+        counts = self.counts[order][:, self.valid]
+        found = {int(i): self.policy.columns(int(i), counts[at].toarray()[0]) for at, i in enumerate(order)}
+        return [found[int(i)] for i in ids]
+
 
 def _device(model: AidoCell) -> torch.device:
     return next(model.parameters()).device

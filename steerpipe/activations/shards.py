@@ -86,11 +86,11 @@ class Shards(TokenSource):
         self.n_cells = len(self._offsets) - 1
         self._maps = [np.load(path, mmap_mode="r") for path in sorted(layer_folder(folder, layer).glob("streams_*.npy"))]
         self.width = self._maps[0].shape[1]
+        self._columns = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("tokens_*.npy"))]
 
     def cell(self, i: int) -> np.ndarray:
         """Return the activations of cell i, float32 (n_tokens, D), read from disk."""
-        shard = i // self._per_shard
-        start, stop = self._offsets[[i, i + 1]] - self._offsets[shard * self._per_shard]
+        shard, start, stop = self._where(i)
         stored = np.array(self._maps[shard][start:stop])
         if stored.dtype == np.uint16:
             return torch.from_numpy(stored).view(torch.bfloat16).float().numpy()
@@ -102,3 +102,15 @@ class Shards(TokenSource):
     def lengths(self, ids: np.ndarray) -> np.ndarray:
         found: np.ndarray = self._offsets[ids + 1] - self._offsets[ids]
         return found
+
+    def columns(self, ids: np.ndarray) -> list[np.ndarray]:
+        if not self._columns:  # the policy keeps every valid gene
+            return [np.arange(self.n_genes)] * len(ids)
+        places = (self._where(int(i)) for i in ids)
+        return [np.array(self._columns[shard][start:stop]) for shard, start, stop in places]
+
+    def _where(self, i: int) -> tuple[int, int, int]:
+        """Return a cell's shard, and where its tokens start and stop in it."""
+        shard = i // self._per_shard
+        start, stop = self._offsets[[i, i + 1]] - self._offsets[shard * self._per_shard]
+        return shard, int(start), int(stop)

@@ -82,6 +82,10 @@ class TokenSource:
         """Return how many tokens each of some cells has, int64."""
         return np.full(len(ids), self.policy.most(self.n_genes))
 
+    def columns(self, ids: np.ndarray) -> list[np.ndarray]:
+        """Return the column among the valid genes of each token of some cells, int (n_tokens,) each, as `cells` has them."""
+        raise NotImplementedError
+
     def n_tokens(self, ids: np.ndarray) -> int:
         """Return how many tokens some cells have."""
         return int(self.lengths(ids).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from omegaconf import DictConfig
@@ -26,6 +26,19 @@ def _option(*names: str, help: str) -> typer.models.OptionInfo:
     return option
 
 
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hydra overrides.", autocompletion=complete)]
+Multirun = Annotated[bool, _option("--multirun", "-m", help="One job per combination of comma lists.")]
+Cfg = Annotated[Literal["job", "hydra", "all"] | None, _option("--cfg", "-c", help="Print the config and stop.")]
+Resolve = Annotated[bool, _option("--resolve", help="With --cfg: resolve interpolations.")]
+Info = Annotated[str | None, _option("--info", "-i", help="all|config|defaults|defaults-tree|plugins|searchpath")]
+ConfigDir = Annotated[Path | None, _option("--config-dir", help="Your own config folder, searched as well.")]
+
+
+def _flags(multirun: bool, cfg: str | None, resolve: bool, info: str | None, config_dir: Path | None) -> dict[str, Any]:
+    folder = None if config_dir is None else str(config_dir.resolve())
+    return {"multirun": multirun, "cfg": cfg, "resolve": resolve, "info": info, "config-dir": folder}
+
+
 def add(task: Callable[[DictConfig], None]) -> None:
     """Make a stage a command that takes Hydra overrides."""
     lines = (f"{group}=[cyan]{'|'.join(choices)}[/cyan]" for group, choices in groups().items())
@@ -33,22 +46,46 @@ def add(task: Callable[[DictConfig], None]) -> None:
 
     @app.command(task.__name__.replace("_", "-"), help=task.__doc__, epilog=epilog)
     def command(
-        overrides: Annotated[
-            list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hydra overrides.", autocompletion=complete)
-        ] = None,
-        multirun: Annotated[bool, _option("--multirun", "-m", help="One job per combination of comma lists.")] = False,
-        cfg: Annotated[Literal["job", "hydra", "all"] | None, _option("--cfg", "-c", help="Print the config and stop.")] = None,
-        resolve: Annotated[bool, _option("--resolve", help="With --cfg: resolve interpolations.")] = False,
-        info: Annotated[
-            str | None, _option("--info", "-i", help="all|config|defaults|defaults-tree|plugins|searchpath")
-        ] = None,
-        config_dir: Annotated[Path | None, _option("--config-dir", help="Your own config folder, searched as well.")] = None,
+        overrides: Overrides = None,
+        multirun: Multirun = False,
+        cfg: Cfg = None,
+        resolve: Resolve = False,
+        info: Info = None,
+        config_dir: ConfigDir = None,
         plan: Annotated[bool, typer.Option("--plan", help="Print what extraction would cost, and stop.")] = False,
     ) -> None:
-        folder = None if config_dir is None else str(config_dir.resolve())
-        flags = {"multirun": multirun, "cfg": cfg, "resolve": resolve, "info": info, "config-dir": folder}
         planned = ["extract.plan=true"] if plan else []
-        forward(tasks.extract if plan else task, [*(overrides or []), *planned], flags)
+        forward(
+            tasks.extract if plan else task, [*(overrides or []), *planned], _flags(multirun, cfg, resolve, info, config_dir)
+        )
+
+
+@app.command("feature", help=tasks.feature.__doc__)
+def feature(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The feature's number.")],
+    overrides: Overrides = None,
+    multirun: Multirun = False,
+    cfg: Cfg = None,
+    resolve: Resolve = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Show one feature."""
+    forward(tasks.feature, [*(overrides or []), f"feature.id={number}"], _flags(multirun, cfg, resolve, None, config_dir))
+
+
+@app.command("features", help=tasks.features.__doc__)
+def features(
+    overrides: Overrides = None,
+    find: Annotated[str | None, typer.Option(help="Text in labels, terms, genes or cell types.")] = None,
+    multirun: Multirun = False,
+    cfg: Cfg = None,
+    resolve: Resolve = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """List or search the features."""
+    escaped = None if find is None else find.replace("\\", "\\\\").replace("'", "\\'")
+    wanted = [] if escaped is None else [f"feature.find='{escaped}'"]
+    forward(tasks.features, [*(overrides or []), *wanted], _flags(multirun, cfg, resolve, None, config_dir))
 
 
 for _task in tasks.TASKS:

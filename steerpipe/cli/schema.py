@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from .. import config
+from .. import config, config_sae, config_studies
 from ..errors import SteerError
 
 GROUPS = {
@@ -14,11 +14,18 @@ GROUPS = {
     "layer": config.LayerConfig,
     "extract": config.ExtractConfig,
     "sae": config.SaeConfig,
+    "annotate": config.AnnotateConfig,
+    "feature": config.FeatureConfig,
     "contrast": config.ContrastConfig,
     "objective": config.ObjectiveConfig,
     "lambda": config.LambdaConfig,
     "evaluate": config.EvaluateConfig,
+    "score": config_sae.ScoreConfig,
+    "stability": config_sae.StabilityConfig,
     "pretrain": config.PretrainConfig,
+    "diagnose": config_studies.DiagnoseConfig,
+    "transfer": config_studies.TransferConfig,
+    "pareto": config_studies.ParetoConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 

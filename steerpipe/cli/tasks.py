@@ -27,8 +27,28 @@ def check_approximation(cfg: DictConfig) -> None:
 
 
 def train_sae(cfg: DictConfig) -> None:
-    """Train a TopK sparse autoencoder on the stored activations and score it on held-out cells."""
+    """Train a sparse autoencoder on the stored activations and score it, beside its baselines, on held-out cells."""
     _run("train_sae", cfg)
+
+
+def stability(cfg: DictConfig) -> None:
+    """Match the features of trainings that differ in their seed alone, beside controls."""
+    _run("stability", cfg)
+
+
+def annotate(cfg: DictConfig) -> None:
+    """Say what the SAE's features mean: gene sets, GO terms, cell types, modules; beside neurons, PCA, ICA, a random SAE."""
+    _run("annotate", cfg)
+
+
+def feature(cfg: DictConfig) -> None:
+    """Show one feature as a card: genes, terms, cell types, and what steering it alone does, beside nulls."""
+    _run("feature", cfg)
+
+
+def features(cfg: DictConfig) -> None:
+    """List the features by their annotation, or search labels, terms, genes and cell types."""
+    _run("features", cfg)
 
 
 def fit(cfg: DictConfig) -> None:
@@ -46,6 +66,21 @@ def plot(cfg: DictConfig) -> None:
     _run("plot", cfg)
 
 
+def diagnose(cfg: DictConfig) -> None:
+    """Ask of each recruited feature whether it is real: gene cap, noise floors, lambda path, half-sample refits, widths."""
+    _run("diagnose", cfg)
+
+
+def transfer(cfg: DictConfig) -> None:
+    """Fit on some cell types, score on the held-out others: does the recipe transfer?"""
+    _run("transfer", cfg)
+
+
+def pareto(cfg: DictConfig) -> None:
+    """Trade latent distance for expression: sweep the mixed objective's weight and draw the front."""
+    _run("pareto", cfg)
+
+
 def run(cfg: DictConfig) -> None:
     """Run it all: extract, train the SAE, fit, evaluate, plot. What exists is reused."""
     _run("run", cfg)
@@ -56,7 +91,10 @@ def pretrain(cfg: DictConfig) -> None:
     _run("pretrain", cfg)
 
 
-TASKS = (run, extract, train_sae, fit, evaluate, plot, check_approximation, pretrain)
+TASKS = (
+    run, extract, train_sae, stability, annotate, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation,
+    pretrain,
+)  # fmt: skip
 
 
 def _run(stage: str, cfg: DictConfig) -> None:

@@ -87,3 +87,96 @@ def direction_test(gaps: pd.DataFrame, among: np.ndarray) -> tuple[float, float]
     """Return the share of genes that moved towards the target, and the one-sided binomial p-value against one half."""
     right = gaps["right_direction"].to_numpy()[among]
     return float(right.mean()), float(stats.binomtest(int(right.sum()), len(right), alternative="greater").pvalue)
+
+
+def cumulative(gaps: pd.DataFrame, among: np.ndarray) -> pd.DataFrame:
+    """Return direction and gap fraction over the k genes of largest effect, for every k.
+
+    Parameters
+    ----------
+    gaps : of gap_fraction
+    among : positions of the genes to rank
+
+    Returns
+    -------
+    DataFrame with columns k, gene, effect (|target - source|), right (share of the k genes that moved towards the target),
+    p (one-sided binomial), gap_fraction (way made towards the target over the whole way, both summed over the k genes)
+    """
+    gap = (gaps["target"] - gaps["source"]).to_numpy()[among]
+    order = np.argsort(-np.abs(gap), kind="stable")
+    rows = gaps.iloc[np.asarray(among)[order]]
+    gap, moved = gap[order], (rows["steered"] - rows["source"]).to_numpy()
+    k, right = np.arange(1, len(gap) + 1), np.cumsum(rows["right_direction"].to_numpy())
+    return pd.DataFrame(
+        {
+            "k": k,
+            "gene": rows["gene"].to_numpy(),
+            "effect": np.abs(gap),
+            "right": right / k,
+            "p": stats.binom.sf(right - 1, k, 0.5),
+            "gap_fraction": np.cumsum(moved * np.sign(gap)) / np.maximum(np.cumsum(np.abs(gap)), 1e-300),
+        }
+    )
+
+
+def direction_row(
+    before: np.ndarray, after: np.ndarray, target: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Return how a set of genes moved, as a table row.
+
+    Parameters
+    ----------
+    before, after, target : (N, n) predicted log1p CP10K of the genes; `before` and `after` are the same source cells
+
+    Returns
+    -------
+    dict: n_genes; right (share that moved towards the target) and its one-sided binomial p; overshoot (share beyond it);
+    gap_fraction over all of the genes, with its 95 % bootstrap interval over cells, the gap itself held fixed
+    """
+    gap, moved = target.mean(0) - before.mean(0), (after - before).astype(np.float64)
+    mean = moved.mean(0)
+    right = np.sign(mean) == np.sign(gap)
+    per_cell = moved @ np.sign(gap) / max(float(np.abs(gap).sum()), 1e-300)
+    picks = np.random.default_rng(seed).integers(len(per_cell), size=(n_bootstrap, len(per_cell)))
+    lo, hi = map(float, np.percentile(per_cell[picks].mean(1), [2.5, 97.5]))
+    return {
+        "n_genes": float(len(gap)),
+        "right": float(right.mean()),
+        "p": float(stats.binomtest(int(right.sum()), len(right), alternative="greater").pvalue),
+        "overshoot": float((right & (np.abs(mean) > np.abs(gap))).mean()),
+        "gap_fraction": float(per_cell.mean()),
+        "gap_fraction_lo": lo,
+        "gap_fraction_hi": hi,
+    }
+
+
+def moved_genes(before: np.ndarray, after: np.ndarray, among: np.ndarray, n: int, *, level: float = 0.05) -> list[np.ndarray]:
+    """Return the genes that an edit moved, [up, down], the n largest mean changes of each: positions, int64.
+
+    Parameters
+    ----------
+    before, after : (N, G) predicted expression of the same cells; paired t-test per gene
+    among : bool (G,), the genes tested, over which Bonferroni corrects
+    """
+    change = np.asarray(after, np.float64) - before
+    mean, spread = change.mean(0), change.std(0, ddof=1) / np.sqrt(len(change))
+    t = np.divide(mean, spread, out=np.where(mean == 0, 0.0, np.inf), where=spread > 0)
+    p = 2 * stats.t.sf(np.abs(t), len(change) - 1) * among.sum()
+    found = []
+    for sign in (1, -1):
+        genes = np.flatnonzero(among & (p < level) & (np.sign(mean) == sign))
+        found.append(genes[np.argsort(-np.abs(mean[genes]), kind="stable")][:n])
+    return found
+
+
+def de_signs(source: np.ndarray, target: np.ndarray, expressed: np.ndarray, *, level: float = 0.05) -> np.ndarray:
+    """Return +1 for genes that rise from source to target, -1 for those that fall, 0 for the others, int64 (G,).
+
+    Welch's t-test on predicted log1p CP10K (N, G) over the expressed genes, Benjamini-Hochberg.
+    """
+    signs = np.zeros(len(expressed), np.int64)
+    genes = np.flatnonzero(expressed & ((source.std(0) > 0) | (target.std(0) > 0)))
+    p = stats.ttest_ind(target[:, genes], source[:, genes], equal_var=False).pvalue
+    found = genes[stats.false_discovery_control(p) < level]
+    signs[found] = np.sign(target[:, found].mean(0) - source[:, found].mean(0))
+    return signs

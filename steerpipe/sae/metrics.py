@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations.tokens import TokenSource
-from .model import TopKSAE
+from .baselines import FeatureDictionary
 
 RARE = 1e-3
 
@@ -39,8 +40,8 @@ class SaeScore:
         return {f"{prefix}/{name}": getattr(self, name) for name in ("fvu", "mse_uncentred", "l0", "dead", "rare")}
 
 
-def score_sae(sae: TopKSAE, source: TokenSource, cells: np.ndarray, *, batch_size: int = 8192) -> SaeScore:
-    """Score an SAE on every gene token of the given cells, in one pass."""
+def score_sae(sae: FeatureDictionary, source: TokenSource, cells: np.ndarray, *, batch_size: int = 8192) -> SaeScore:
+    """Score an SAE, or a baseline dictionary, on every gene token of the given cells, in one pass."""
     device = sae.W_dec.device
     moments = Moments(source.width)
     fired = torch.zeros(sae.n_features, dtype=torch.float64)
@@ -62,6 +63,17 @@ def score_sae(sae: TopKSAE, source: TokenSource, cells: np.ndarray, *, batch_siz
         rare=float((density < RARE).mean()),
         density=density,
     )
+
+
+def nearest_cosine(rows_FD: Tensor) -> np.ndarray:
+    """Return float32 (F,): each decoder row's largest cosine with another row. Memory: 1,024 F floats at a time."""
+    unit = F.normalize(rows_FD.detach().float().cpu(), dim=1)
+    found = []
+    for start in range(0, len(unit), 1024):
+        cosine = unit[start : start + 1024] @ unit.T
+        cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -1
+        found.append(cosine.max(1).values)
+    return torch.cat(found).numpy()
 
 
 class Moments:

@@ -44,8 +44,9 @@ def require_head(config: Config, objectives: Sequence[str], repair: str) -> None
     ----------
     repair : the override that leaves only latent objectives
     """
-    if "expression" in objectives and not has_head(model_folder(config.model.path, config.model.revision)):
-        raise SteerError(f"{config.model.path} has no output head, so objective 'expression' is impossible; add {repair}")
+    needing = [name for name in objectives if name in ("expression", "mixed")]
+    if needing and not has_head(model_folder(config.model.path, config.model.revision)):
+        raise SteerError(f"{config.model.path} has no output head, so objective '{needing[0]}' is impossible; add {repair}")
 
 
 def _first_time(root: Path, digest: str, name: str) -> bool:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from ..data.contrast import Split, split_contrast
-from ..errors import SteerError
+from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
 from ..sae.model import TopKSAE
 from ..steering.intervene import CachedCells
 from ..store import Artefact
 from .common import Context
 from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
+from .dictionary import Dictionary, check_dictionary, dictionary
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
-from .train_sae import Dictionary, check_dictionary, dictionary
 
 VERSION = 2
 
@@ -37,7 +37,8 @@ class Experiment:
         after the final LayerNorm
     predicted : float32 (., G_valid) predicted log1p CP10K of the contrast's cells, None for a model without a head
     counts : float32 (n_source, G_valid) raw counts of the source cells' valid genes
-    zbar, activity : float64 (n_source, F) mean code and mean |code| over a cell's valid gene tokens
+    zbar, activity : float64 (n_source, F) mean code and mean |code| over a cell's valid gene tokens, of which those that
+        are not steered count 0
     """
 
     context: Context
@@ -85,6 +86,11 @@ class Experiment:
         seen = np.zeros(n, bool)
         seen[rng.permutation(n)[: round(self.context.config.objective.seen_genes * n)]] = True
         return seen
+
+    @property
+    def token_share(self) -> float:
+        """Share of the valid genes whose tokens are steered."""
+        return float(self.cached.pooled.sum()) / len(self.cached.valid)
 
     @property
     def has_head(self) -> bool:
@@ -135,11 +141,21 @@ def prepare(context: Context) -> Experiment:
     position = {gene: i for i, gene in enumerate(model.genes)}
     valid = torch.tensor([position[gene] for gene in source.genes], device=device)
     sae = trained.sae.to(device)
-    cached = CachedCells(model, layer, np.load(streams.path / "streams.npy", mmap_mode="r"), valid, load_masked(streams.path))
-    zbar, activity = pooled_codes(cached, sae, batch_size=config.model.batch_size)
+    steered = steered_tokens(config.objective.tokens, source.genes, valid, model.n_genes + 2)
+    arrays = np.load(streams.path / "streams.npy", mmap_mode="r"), valid, load_masked(streams.path), steered
+    cached = CachedCells(model, layer, *arrays)
+
+    def pool(folder: Path) -> None:
+        for name, codes in zip(
+            ("zbar", "activity"), pooled_codes(cached, sae, batch_size=config.model.batch_size), strict=True
+        ):
+            np.save(folder / f"{name}.npy", codes)
+
+    parents = [streams, trained.artefact]
+    pooled = context.store.get("codes", version=1, config={"tokens": config.objective.tokens}, parents=parents, build=pool).path
     counts = np.load(streams.path / "counts.npy")
     cells = np.load(streams.path / "cells.npy")
-    arrays = {name: CellRows(cells, np.load(streams.path / f"{name}.npy", mmap_mode="r")) for name in ("layer", "final")}
+    embeddings = {name: CellRows(cells, np.load(streams.path / f"{name}.npy", mmap_mode="r")) for name in ("layer", "final")}
     file = streams.path / "expression.npy"
     predicted = CellRows(cells, np.load(file, mmap_mode="r")) if file.is_file() else None
     return Experiment(
@@ -149,24 +165,38 @@ def prepare(context: Context) -> Experiment:
         split,
         streams,
         cached,
-        **arrays,
+        **embeddings,
         predicted=predicted,
         counts=counts,
-        zbar=zbar,
-        activity=activity,
+        zbar=np.load(pooled / "zbar.npy"),
+        activity=np.load(pooled / "activity.npy"),
     )
 
 
+def steered_tokens(tokens: str | list[str], genes: list[str], valid: torch.Tensor, n_positions: int) -> torch.Tensor | None:
+    """Return the positions (T,) of `objective.tokens`; None for the valid genes, whose positions are `valid`."""
+    if tokens == "genes":
+        return None
+    if tokens == "all":
+        return torch.arange(n_positions, device=valid.device)
+    column = {gene: i for i, gene in enumerate(genes)}
+    for gene in tokens:
+        if gene not in column:
+            raise unknown("gene in objective.tokens", gene, genes)
+    return valid[sorted({column[gene] for gene in tokens})]
+
+
 def pooled_codes(cached: CachedCells, sae: TopKSAE, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean code and the mean |code| of each cell over its valid gene tokens, float64 (N, F)."""
+    """Return the sum of codes and of |codes| over a cell's steered gene tokens, over its valid genes, float64 (N, F)."""
     mean = np.zeros((len(cached), sae.n_features))
     size = np.zeros_like(mean)
-    row = 0
+    row, n = 0, len(cached.valid)
+    tokens = cached.tokens[cached.pooled]
     with torch.no_grad():
         for stream in cached.batches(np.arange(len(cached)), batch_size):
-            codes = sae.encode(stream[:, cached.valid])
+            codes = sae.encode(stream[:, tokens])
             for values, indices in zip(codes.values.double().cpu(), codes.indices.cpu(), strict=True):
-                flat, n = indices.flatten().numpy(), len(values)
+                flat = indices.flatten().numpy()
                 mean[row] = np.bincount(flat, values.flatten().numpy(), sae.n_features) / n
                 size[row] = np.bincount(flat, values.abs().flatten().numpy(), sae.n_features) / n
                 row += 1

@@ -13,16 +13,21 @@ import numpy as np
 import pandas as pd
 
 from ..config import LambdaConfig, ObjectiveConfig, as_dict
+from ..errors import SteerError
 from ..evaluate.recruitment import counts
-from ..steering.lasso import LatentProblem
+from ..steering import adam
+from ..steering.lasso import LassoFit, LatentProblem
 from ..store import Artefact
 from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
-from .expression import ExpressionPath, cells_key
+from .expression import ExpressionPath, Sides, cells_key, latent_problem, read_by
+from .learnable import learnable_parents
+
+__all__ = ["ExpressionPath", "Recipe", "fit", "latent_problem", "main", "recipe_table", "shift", "solve_latent", "weight_of"]
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 PATH_END = 0.01
 
 
@@ -32,8 +37,9 @@ class Recipe:
 
     Attributes
     ----------
-    objective : latent or expression
-    theta : float64 (F,), alpha - 1, exact zeros
+    objective, mode : latent, latent_final, expression or mixed; multiply, add or clamp
+    theta : float64 (F,), exact zeros; alpha - 1 with multiply, see steering.intervene for the other modes
+    refit : float64 (F,), unpenalised on the support of theta, where objective.refit asks for it
     path : one row a lambda: lam, ratio, n_features at each threshold, loss, and the solver's certificate
     info : lam, lam_max, ratio, counts, certificate and cost as flat numbers
     """
@@ -43,6 +49,8 @@ class Recipe:
     theta: np.ndarray
     path: pd.DataFrame
     info: dict[str, float]
+    mode: str = "multiply"
+    refit: np.ndarray | None = None
 
 
 def main(context: Context) -> None:
@@ -61,17 +69,22 @@ def main(context: Context) -> None:
 
 def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
     """Return the recipe of an objective on an experiment, fitting it when it is missing."""
-    settings = {"objective": _read_by(objective), "lambda": as_dict(experiment.context.config.lam), **cells_key(experiment)}
-    method: Callable[..., None] = _fit_latent if objective.name == "latent" else _fit_expression
+    experiment_tokens = experiment.context.config.objective.tokens
+    if objective.tokens != experiment_tokens:
+        raise SteerError(f"objective.tokens={objective.tokens}, but the experiment steers {experiment_tokens}.")
+    settings = {"objective": read_by(objective), "lambda": as_dict(experiment.context.config.lam), **cells_key(experiment)}
+    method: Callable[..., None] = _fit_latent if objective.name == "latent" else _fit_through_model
 
     def build(folder: Path) -> None:
         method(experiment, objective, folder)
 
-    artefact = experiment.context.store.get(
-        "fit", version=VERSION, config=settings, parents=[experiment.streams, experiment.dictionary.artefact], build=build
-    )
-    info = json.loads((artefact.path / "fit.json").read_text())
-    return Recipe(objective.name, artefact, np.load(artefact.path / "theta.npy"), pd.read_csv(artefact.path / "path.csv"), info)
+    parents = [experiment.streams, experiment.dictionary.artefact, *learnable_parents(experiment, objective.learnable)]
+    artefact = experiment.context.store.get("fit", version=VERSION, config=settings, parents=parents, build=build)
+    path = artefact.path
+    info = json.loads((path / "fit.json").read_text())
+    refit = np.load(path / "refit.npy") if (path / "refit.npy").is_file() else None
+    theta, table = np.load(path / "theta.npy"), pd.read_csv(path / "path.csv")
+    return Recipe(objective.name, artefact, theta, table, info, objective.mode, refit)
 
 
 def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
@@ -79,18 +92,19 @@ def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
     on = np.flatnonzero(recipe.theta)
     on = on[np.argsort(-np.abs(recipe.theta[on]), kind="stable")]
     activity = experiment.activity[experiment.fit_rows].mean(0)
-    return pd.DataFrame(
-        {"feature": on, "theta": recipe.theta[on], "alpha": 1 + recipe.theta[on], "mean_abs_code": activity[on]}
-    )
+    table = pd.DataFrame({"feature": on, "theta": recipe.theta[on], "mean_abs_code": activity[on]})
+    if recipe.mode == "multiply":
+        table.insert(2, "alpha", 1 + recipe.theta[on])
+    return table if recipe.refit is None else table.assign(refit=recipe.refit[on])
 
 
-def latent_problem(experiment: Experiment, mu: np.ndarray, *, learnable: str = "active") -> LatentProblem:
-    """Return the latent problem of the fit's source cells towards an embedding mu (D,)."""
-    rows = experiment.fit_rows
-    embeddings = experiment.layer[experiment.split.source_fit]
-    free = experiment.active if learnable == "active" else None
-    W_dec = experiment.sae.W_dec.detach().cpu().numpy()
-    return LatentProblem(experiment.zbar[rows], W_dec, embeddings, mu, free)
+def shift(experiment: Experiment, theta: np.ndarray, mode: str, rows: np.ndarray) -> np.ndarray:
+    """Return what a recipe adds to the layer embeddings of some source cells, float64 (n, D)."""
+    W_dec = experiment.sae.W_dec.detach().cpu().double().numpy()
+    zbar, share = experiment.zbar[rows], experiment.token_share
+    if mode == "clamp":
+        return np.asarray((theta * share - (theta != 0) * zbar) @ W_dec)
+    return np.asarray((theta * (zbar if mode == "multiply" else np.full_like(zbar, share))) @ W_dec)
 
 
 def weight_of(lam: LambdaConfig, lam_max: float) -> float:
@@ -98,25 +112,74 @@ def weight_of(lam: LambdaConfig, lam_max: float) -> float:
     return lam.value if lam.mode == "absolute" else lam.value * lam_max
 
 
-def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path) -> None:
+def solve_latent(
+    experiment: Experiment, objective: ObjectiveConfig, mu: np.ndarray
+) -> tuple[LatentProblem, LassoFit, list[LassoFit]]:
+    """Return the latent problem towards mu (D,), its solution at the configured lambda, and the path; none for Adam.
+
+    With `clamp` the lasso, which chooses the features, is that of `multiply`.
+    """
     lam = experiment.context.config.lam
-    mu = experiment.layer[experiment.split.target_fit].mean(0)
-    problem = latent_problem(experiment, mu, learnable=objective.learnable)
+    mode = "add" if objective.mode == "add" else "multiply"
+    problem = latent_problem(experiment, mu, learnable=objective.learnable, mode=mode)
     weight = weight_of(lam, problem.lam_max)
+    if objective.solver == "adam":
+        chosen = adam.solve(problem, weight)
+        return problem, chosen, []
     end = min(lam.value if lam.mode == "path" else PATH_END, weight / problem.lam_max)
-    grid = np.geomspace(1, end, lam.n_path) * problem.lam_max
-    fits = problem.path(grid)
+    fits = problem.path(np.geomspace(1, end, lam.n_path) * problem.lam_max)
     above = [f for f in fits if f.lam >= weight * (1 - 1e-12)]
-    chosen = problem.solve(weight, above[-1].theta if above else None)
+    return problem, problem.solve(weight, above[-1].theta if above else None), fits
+
+
+def clamp_values(experiment: Experiment, problem: LatentProblem, support: np.ndarray) -> np.ndarray:
+    """Return the codes (F,) to which a support is best set: least squares, exact; the shortest where many are best.
+
+    Set to c, feature f adds (share c_f - zbar_f) W_f to an embedding, so c is the same for all cells and nothing about it
+    is "no change": there is no theta = 0 to shrink to, and an L1 penalty would mean ablation. Hence two steps.
+    """
+    on = np.flatnonzero(support)
+    goal = (problem.gap_vectors + problem.z[:, on] @ problem.W[on]).mean(0)
+    values = np.zeros(len(problem.W))
+    if len(on):
+        values[on] = np.linalg.lstsq(experiment.token_share * problem.W[on].T, goal, rcond=None)[0]
+    return values
+
+
+def shuffled_theta(experiment: Experiment, recipe: Recipe, objective: ObjectiveConfig, sides: Sides) -> np.ndarray:
+    """Return the recipe (F,) of an objective towards other cells, at the lambda ratio of one that was fitted."""
+    ratio = min(1.0, recipe.info["ratio"])
+    if objective.name != "latent":
+        path = ExpressionPath(experiment, objective, sides=sides)
+        return path.solve(ratio * path.lam_max)[-1].theta
+    mode = "add" if objective.mode == "add" else "multiply"
+    mu = experiment.layer[sides[1]].mean(0)
+    problem = latent_problem(experiment, mu, learnable=objective.learnable, mode=mode)
+    theta = problem.solve(ratio * problem.lam_max).theta
+    return clamp_values(experiment, problem, theta) if objective.mode == "clamp" else theta
+
+
+def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path) -> None:
+    mu = experiment.layer[experiment.split.target_fit].mean(0)
+    problem, chosen, fits = solve_latent(experiment, objective, mu)
     rows = [
         {"lam": f.lam, "ratio": f.lam / problem.lam_max, "loss": problem.loss(f.theta), "gap": f.gap, **counts(f.theta)}
-        for f in fits
+        for f in fits or [chosen]
     ]
     info = {"gap": chosen.gap, "largest_gap": max(f.gap for f in [*fits, chosen]), "objective": chosen.objective}
-    _save(folder, chosen.theta, rows, problem.lam_max, weight, problem.loss(chosen.theta), problem.y_square, info)
+    theta, loss = chosen.theta, problem.loss(chosen.theta)
+    if objective.mode == "clamp":
+        theta = clamp_values(experiment, problem, theta)
+        moved = shift(experiment, theta, "clamp", experiment.fit_rows)
+        loss = float(((problem.gap_vectors - moved) ** 2).sum() / problem.n)
+    elif objective.refit:
+        refit = problem.refit(theta)
+        np.save(folder / "refit.npy", refit)
+        info["refit_loss"] = problem.loss(refit)
+    _save(folder, theta, rows, problem.lam_max, chosen.lam, loss, problem.y_square, info)
 
 
-def _fit_expression(experiment: Experiment, objective: ObjectiveConfig, folder: Path) -> None:
+def _fit_through_model(experiment: Experiment, objective: ObjectiveConfig, folder: Path) -> None:
     path = ExpressionPath(experiment, objective)
     weight = weight_of(experiment.context.config.lam, path.lam_max)
     fits = path.solve(weight)
@@ -131,13 +194,11 @@ def _fit_expression(experiment: Experiment, objective: ObjectiveConfig, folder: 
         "converged": float(all(f.converged for f in fits)),
         "n_gradients": sum(f.n_gradients for f in fits),
     }
+    if objective.refit:
+        refit = path.refit(chosen)
+        np.save(folder / "refit.npy", refit.theta)
+        info |= {"refit_loss": refit.loss, "refit_converged": float(refit.converged)}
     _save(folder, chosen.theta, rows, path.lam_max, weight, chosen.loss, path.zero[0], info)
-
-
-def _read_by(objective: ObjectiveConfig) -> dict[str, Any]:
-    """The settings that an objective reads: the latent one knows no genes, cells or steps."""
-    names = ("name", "learnable") if objective.name == "latent" else tuple(as_dict(objective))
-    return {name: getattr(objective, name) for name in names}
 
 
 def _save(

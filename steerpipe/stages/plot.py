@@ -9,9 +9,12 @@ import pandas as pd
 from ..config import Config
 from ..evaluate.recruitment import THRESHOLDS
 from ..plot import figures
+from ..plot import recipes as recipe_figures
 from .common import Context
 from .evaluate import Evaluation, evaluation
 from .extract import activations
+from .labels import dictionary_key, feature_labels, labelled
+from .projection import projection
 
 
 def main(context: Context) -> None:
@@ -36,13 +39,27 @@ def draw(context: Context, found: Evaluation) -> None:
     ]
     counts = pd.DataFrame(rows)
     run.figure("feature_counts", figures.feature_counts(counts, text), counts)
+    labels = feature_labels(context.store, dictionary_key(found.recipes[0].artefact))
+    named = [labelled(recipe.theta, labels).assign(objective=recipe.objective) for recipe in found.recipes]
+    features = pd.concat(named, ignore_index=True)
+    run.figure("waterfall", recipe_figures.waterfall(features, text), features)
+    points = projection(context, found)
+    run.figure("umap", recipe_figures.umap(points, text), points)
 
 
 def caption(config: Config, tokens: str) -> str:
     """Return one line on what a figure shows: model, data, contrast, and the tokens that the SAE was trained on."""
+    source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
+    return _caption(config, f"{source} -> {target} · layer {config.layer.index}", tokens)
+
+
+def dictionary_caption(config: Config, tokens: str) -> str:
+    """Return the line below a figure of a dictionary, which knows no contrast."""
+    return _caption(config, f"layer {config.layer.index}", tokens)
+
+
+def _caption(config: Config, where: str, tokens: str) -> str:
     model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
     data = config.dataset.path or config.dataset.name
-    source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
     sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
-    where = f"{source} -> {target} · layer {config.layer.index}"
     return f"{model} · {data} · {where} · SAE {sae} on {tokens} tokens"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .common import Context
+from .dictionary import dictionary
 from .evaluate import evaluation, report
 from .extract import activations
 from .plot import draw
-from .train_sae import dictionary
 
 
 def main(context: Context) -> None:

@@ -1,97 +1,44 @@
-"""`steer train-sae`: a dictionary on the stored activations, trained or imported, scored on cells that it never saw."""
+"""`steer train-sae`: the dictionary beside its baselines, its curve and its figures; of a sweep, the table of all."""
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ..config import Config, as_dict
-from ..device import pick_device
-from ..digest import file_digest
-from ..errors import SteerError
-from ..models.checkpoints import model_folder, read_config
-from ..sae.io import import_sae, load_sae, sae_files, save_sae
-from ..sae.metrics import score_sae
-from ..sae.model import TopKSAE
-from ..sae.train import split_cells, train_sae
-from ..store import Artefact
+from ..plot import dictionaries as figures
 from .common import Context
-from .extract import Activations, activations, layer_index
+from .dictionaries import compare
+from .dictionary import check_dictionary, dictionary
+from .extract import activations
+from .plot import dictionary_caption
+from .sae_sweep import write_sweep
 
 log = logging.getLogger(__name__)
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Dictionary:
-    """An SAE and its scores (flat, `sae_train/...` and `sae_held/...`)."""
-
-    artefact: Artefact
-    sae: TopKSAE
-    scores: dict[str, float]
 
 
 def main(context: Context) -> None:
-    """Train or import, and report scores, the curve and each feature's density."""
+    """Train or import, and report scores, baselines, the curve and each feature's density."""
     check_dictionary(context.config)
-    found = dictionary(context, activations(context))
-    context.run.metrics(found.scores | {"sae/seconds": found.artefact.seconds})
+    source = activations(context)
+    found = dictionary(context, source)
+    run, caption = context.run, dictionary_caption(context.config, str(source.policy))
+    run.metrics(found.scores | {"sae/n_features": found.sae.n_features, "sae/seconds": found.artefact.seconds})
     curve = found.artefact.path / "curve.jsonl"
     if curve.is_file():
-        context.run.curve([json.loads(line) for line in curve.read_text().splitlines()])
-    context.run.table("features", pd.read_csv(found.artefact.path / "features.csv"))
-
-
-def check_dictionary(config: Config) -> None:
-    """Refuse, before anything is computed, an SAE that cannot be trained on the model's stream or is not of its width."""
-    width = read_config(model_folder(config.model.path, config.model.revision)).hidden_size
-    if config.sae.path is not None:
-        found = import_sae(Path(config.sae.path).expanduser()).W_dec.shape[1]
-        if found != width:
-            raise SteerError(f"sae.path={config.sae.path} is of width {found}, but {config.model.path} has width {width}.")
-    elif config.sae.k > config.sae.expansion * width:
-        n_features = config.sae.expansion * width
-        raise SteerError(f"sae.k={config.sae.k} is more than the {n_features} features of expansion {config.sae.expansion}.")
-
-
-def dictionary(context: Context, source: Activations) -> Dictionary:
-    """Return the configured SAE on the given activations, training or importing it when it is missing."""
-    config = context.config.sae
-    settings = as_dict(config)
-    settings.pop("path")
-    inputs: list[str] = []
-    if config.path is not None:
-        files = sae_files(Path(config.path).expanduser())
-        # which cells are scored is all that an import reads of the config
-        settings = {"held_out": config.held_out, "split_seed": config.split_seed}
-        inputs = [file_digest(file) for file in files]
-    settings["layer"] = layer_index(context.config)  # one extraction may hold several
-
-    def build(folder: Path) -> None:
-        train, held = split_cells(source.tokens.n_cells, config.held_out, config.split_seed)
-        if config.path is None:
-            sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
-            origin = {"steerpipe": as_dict(config)}
-        else:
-            sae = import_sae(Path(config.path).expanduser())
-            origin = {"imported": {"path": config.path, "digest": inputs}}
-            log.info("imported %s; held-out cells are only held out if it was not trained on this dataset", config.path)
-        save_sae(sae, folder, {**origin, "activations": source.artefact.key})
-        sae = load_sae(folder)  # what is scored is what later runs will read
-        # as many training cells as held-out ones: enough for a figure beside them
-        scores = {"sae_train": score_sae(sae, source.tokens, train[:: max(1, len(train) // len(held))])}
-        scores["sae_held"] = score_sae(sae, source.tokens, held)
-        flat = {name: value for prefix, score in scores.items() for name, value in score.flat(prefix).items()}
-        (folder / "scores.json").write_text(json.dumps(flat, indent=1))
-        density = {f"density_{name.removeprefix('sae_')}": score.density for name, score in scores.items()}
-        pd.DataFrame({"feature": np.arange(sae.n_features), **density}).to_csv(folder / "features.csv", index=False)
-
-    artefact = context.store.get(
-        "train-sae", version=VERSION, config=settings, parents=[source.artefact], inputs=inputs, build=build
-    )
-    return Dictionary(artefact, load_sae(artefact.path), json.loads((artefact.path / "scores.json").read_text()))
+        rows = pd.read_json(curve, lines=True)
+        run.curve(rows.to_dict("records"))
+        run.figure("training_curve", figures.training_curve(rows, caption), rows)
+    compared = compare(context, source, found)
+    table = compared.table
+    own = table.iloc[0]
+    run.metrics({f"sae_held/{name}": float(own[name]) for name in ("fidelity_loss", "fidelity_expression")})
+    run.table("dictionaries", table)
+    run.table("types", compared.types)
+    run.table("features", pd.read_csv(found.artefact.path / "features.csv").merge(compared.features.drop(columns="density")))
+    run.figure("features", figures.features(compared.features, caption), compared.features)
+    run.figure("baselines", figures.baselines(table, caption), table)
+    log.info("held-out cells:\n%s", table.round(4).to_string(index=False))
+    if run.path.parent.name.endswith("_sweep"):
+        swept = write_sweep(run.path.parent, caption)
+        log.info("the sweep so far:\n%s\n%s", swept.round(4).to_string(index=False), run.path.parent)

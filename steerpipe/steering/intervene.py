@@ -1,10 +1,12 @@
 """The edit of the residual stream: what steering is, and nothing else.
 
-The SAE's error term is kept, so scaling features adds a vector at each valid gene token:
+The SAE's error term is kept, so that steering adds a vector at each steered token:
 
-    x' = (alpha * z) W_dec + b + (x - SAE(x)) = x + (theta * z) W_dec,   theta = alpha - 1
+    multiply   x' = (alpha * z) W_dec + b + (x - SAE(x)) = x + (theta * z) W_dec,   theta = alpha - 1
+    add        x' = x + theta W_dec                       the same vector at every token
+    clamp      x' = x + sum_{theta_f != 0} (theta_f - z_f) d_f   theta_f is the code that feature f is set to
 
-theta = 0 changes no bit. Depth tokens and genes that the dataset lacks are left alone (`tokens: genes`).
+theta = 0 changes no bit. Steered are the valid genes; or every token, depth tokens too; or some genes.
 """
 
 from __future__ import annotations
@@ -21,17 +23,32 @@ from ..models.aido_cell import AidoCell
 from ..sae.model import Codes, TopKSAE, weighted_rows
 
 Edit = Callable[[Tensor], Tensor]
-"""Gene-token streams (B, G_valid, D) -> what is added to them, (B, G_valid, D)."""
+"""Streams of the steered tokens (B, T, D) -> what is added to them, (B, T, D)."""
+
+MODES = ("multiply", "add", "clamp")
+
+
+def recipe_edit(sae: TopKSAE, theta: Tensor, mode: str = "multiply") -> Edit:
+    """Return the edit of a recipe theta (F,): what theta means is the mode's."""
+    if mode == "add":
+        return add_vector(theta @ sae.W_dec)
+    return scale_features(sae, theta) if mode == "multiply" else clamp_features(sae, theta, theta != 0)
 
 
 def scale_features(sae: TopKSAE, theta: Tensor) -> Edit:
-    """Return the edit of a recipe theta (F,)."""
-    rows = theta[:, None] * sae.W_dec
-    return lambda x: weighted_rows(sae.encode(x), rows)
+    """Return the edit that scales the codes by 1 + theta (F,)."""
+    return lambda x: edit_codes(sae, sae.encode(x), theta)
+
+
+def clamp_features(sae: TopKSAE, values: Tensor, clamped: Tensor) -> Edit:
+    """Return the edit that sets the codes of the features `clamped`, bool (F,), to values (F,); 0 ablates."""
+    clamped = clamped.to(values.dtype)
+    vector = (clamped * values) @ sae.W_dec
+    return lambda x: vector + edit_codes(sae, sae.encode(x), -clamped)
 
 
 def add_vector(vector: Tensor) -> Edit:
-    """Return the edit that adds one vector (D,) at every valid gene token."""
+    """Return the edit that adds one vector (D,) at every steered token."""
     return lambda x: vector.expand_as(x)
 
 
@@ -41,13 +58,13 @@ def splice(sae: TopKSAE) -> Edit:
 
 
 def edit_codes(sae: TopKSAE, codes: Codes, theta: Tensor) -> Tensor:
-    """Return (theta * z) W_dec, (B, G_valid, D), for codes that are already known; differentiable in theta (F,)."""
+    """Return (theta * z) W_dec, (B, T, D), for codes that are already known; differentiable in theta (F,)."""
     return weighted_rows(codes, theta[:, None] * sae.W_dec)
 
 
-def apply(stream: Tensor, valid: Tensor, delta: Tensor) -> Tensor:
-    """Add delta (B, G_valid, D) at the token positions `valid` of a stream (B, S, D)."""
-    return stream.index_add(1, valid, delta)
+def apply(stream: Tensor, tokens: Tensor, delta: Tensor) -> Tensor:
+    """Add delta (B, T, D) at the positions `tokens` (T,) of a stream (B, S, D)."""
+    return stream.index_add(1, tokens, delta)
 
 
 class MaskedReadout(NamedTuple):
@@ -66,9 +83,10 @@ class CachedCells:
     model : frozen
     layer : 0-based
     streams : float32 (N, S, D), every token; may be memory-mapped
-    valid : int64 (G_valid,), positions of the genes that are steered and read
+    valid : int64 (G_valid,), positions of the genes that are read, and pooled
     masked : with the masked readout: the streams from which each group of genes is read; else none, and every gene is
         read from `streams` (reconstruction)
+    steered : int64 (T,), positions of the tokens that are steered; None: those of `valid`
     """
 
     model: AidoCell
@@ -76,6 +94,17 @@ class CachedCells:
     streams: np.ndarray
     valid: Tensor
     masked: tuple[MaskedReadout, ...] = ()
+    steered: Tensor | None = None
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64 (T,), positions of the tokens that are steered."""
+        return self.valid if self.steered is None else self.steered
+
+    @property
+    def pooled(self) -> Tensor:
+        """bool (T,): which of the steered tokens count in a cell's embedding, the mean over valid genes."""
+        return torch.isin(self.tokens, self.valid)
 
     @property
     def device(self) -> torch.device:
@@ -131,4 +160,4 @@ def run_edit(cached: CachedCells, cells: np.ndarray, edit: Edit | None, *, batch
 
 
 def _edited(cached: CachedCells, stream: Tensor, edit: Edit | None) -> Tensor:
-    return stream if edit is None else apply(stream, cached.valid, edit(stream[:, cached.valid]))
+    return stream if edit is None else apply(stream, cached.tokens, edit(stream[:, cached.tokens]))

@@ -2,9 +2,11 @@
 
     minimise  (1/N) sum_c || e_c + (theta * zbar_c) W - mu ||^2 + lam ||theta||_1
 
-With r the residual this is ||y - X theta||^2 + lam ||theta||_1, column f of X being zbar_cf W_f / sqrt(N). X (N D, F)
-and its Gram matrix are never built: coordinate descent runs on the Gram matrix of a working set, and the full gradient
-costs two products, O(N D F). Memory O(N F + F D) and the square of the working set; all in float64.
+With r the residual this is ||y - X theta||^2 + lam ||theta||_1, column f of X being zbar_cf W_f / sqrt(N). Neither X
+(N D, F) nor its Gram matrix H = (W W') o (zbar' zbar) / N is built: coordinate descent runs on a working set, whose rows of
+H are made on demand and kept, so that the full gradient, b - H theta, costs next to nothing and a whole path asks for
+hardly more rows than its last point. Cost: O(N D F) for b and O((N + D) F) a row; memory O(N F + F D) and the rows; all in
+float64.
 
 The certificate: nu = 2 s r with s = min(1, lam / (2 max|X'r|)) is dual feasible, and the gap between the primal and
 -||nu||^2/4 + nu'y bounds the distance of the objective from the optimum.
@@ -18,7 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-MAX_ROUNDS = 200
+MAX_ROUNDS = 1000
+MAX_SWEEPS = 10_000
+AHEAD = 0.9
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,14 @@ class LatentProblem:
         self.y_square = float((self.gap_vectors**2).sum() / self.n)
         self.free = np.ones(len(self.W), bool) if learnable is None else np.asarray(learnable, bool)
         # a feature that is silent in every cell has an empty column
-        self.diagonal = (self.z**2).sum(0) / self.n * (self.W**2).sum(1)
+        self.diagonal = np.einsum("nf,nf->f", self.z, self.z) / self.n * np.einsum("fd,fd->f", self.W, self.W)
         self.free = self.free & (self.diagonal > 0)
         self.b = self._transpose(self.gap_vectors)
+        self._on = np.flatnonzero(self.free)
+        self._z, self._W = (self.z, self.W) if self.free.all() else (self.z[:, self._on], self.W[self._on])
+        self._rows = np.empty((0, len(self._on)))
+        self._row_of = np.full(len(self._on), -1)
+        self._n_rows = 0
 
     @property
     def lam_max(self) -> float:
@@ -79,20 +88,43 @@ class LatentProblem:
         """Return (1/N) sum_c || e_c(theta) - mu ||^2."""
         return float(((self.gap_vectors - self.shift(theta)) ** 2).sum() / self.n)
 
+    def value(self, theta: np.ndarray) -> float:
+        """Return the loss, as the objectives through the model do."""
+        return self.loss(theta)
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the loss and its gradient, -2 X'r, (F,)."""
+        residual = self.gap_vectors - self.shift(theta)
+        return float((residual**2).sum() / self.n), -2 * self._transpose(residual)
+
+    def certificate(self, theta: np.ndarray, lam: float) -> tuple[float, float]:
+        """Return the objective and the relative duality gap of any theta (F,) that keeps to the learnable features."""
+        loss, gradient = self.value_and_gradient(theta)
+        return _gap(loss, self.y_square - float(self.b @ theta), -gradient[self.free] / 2, lam, float(np.abs(theta).sum()))
+
     def solve(self, lam: float, start: np.ndarray | None = None, *, tol: float = 1e-8) -> LassoFit:
         """Solve at one weight, to a relative duality gap of `tol`."""
-        theta = np.zeros(len(self.W)) if start is None else np.array(start, dtype=np.float64)
+        theta = np.zeros(len(self._on)) if start is None else np.asarray(start, dtype=np.float64)[self._on]
         objective, gap = np.inf, np.inf
+        b = self.b[self._on]
         for _ in range(MAX_ROUNDS):
-            correlation, objective, gap = self._certificate(theta, lam)
+            support = np.flatnonzero(theta)
+            moved = self._gram_times(theta, support)
+            inner = float(b @ theta)
+            loss = self.y_square - 2 * inner + float(moved @ theta)
+            correlation = b - moved
+            objective, gap = _gap(loss, self.y_square - inner, correlation, lam, float(np.abs(theta).sum()))
             if gap <= tol:
                 break
-            working = self._working_set(theta, correlation, lam)
-            gram = self._gram(working)
-            inner = theta[working]
-            _descend(gram, self.b[working], inner, lam / 2, 1e-14 * max(self.y_square, 1e-300), 10_000)
-            theta[working] = inner
-        return LassoFit(lam, theta, objective, gap)
+            working = _working_set(support, correlation, lam)
+            numbers = self._numbers(working)
+            gram = self._rows[np.ix_(numbers, working)]
+            values = theta[working]
+            _descend(gram, b[working], values, lam / 2, 1e-5 * min(gap, 1.0) * objective, MAX_SWEEPS)
+            theta[working] = values
+        out = np.zeros(len(self.W))
+        out[self._on] = theta
+        return LassoFit(lam, out, objective, gap)
 
     def path(self, lams: Sequence[float] | np.ndarray, *, tol: float = 1e-8) -> list[LassoFit]:
         """Solve at each weight, largest first, each from the one before."""
@@ -101,31 +133,61 @@ class LatentProblem:
             fits.append(self.solve(float(lam), fits[-1].theta if fits else None, tol=tol))
         return fits
 
+    def refit(self, theta: np.ndarray) -> np.ndarray:
+        """Return least squares on the support of theta (F,): without the penalty, hence without its shrinkage.
+
+        Where the support has more features than the data tell apart, the shortest of the solutions.
+        """
+        support = np.flatnonzero(theta)
+        z, W = self.z[:, support], self.W[support]
+        out = np.zeros(len(self.W))
+        out[support] = np.linalg.lstsq((z.T @ z / self.n) * (W @ W.T), self.b[support], rcond=None)[0]
+        return out
+
     def _transpose(self, residual: np.ndarray) -> np.ndarray:
         """X' r: (1/N) sum_c zbar_c * (W residual_c), (F,)."""
         return np.asarray(np.einsum("nf,nf->f", self.z, residual @ self.W.T) / self.n)
 
-    def _certificate(self, theta: np.ndarray, lam: float) -> tuple[np.ndarray, float, float]:
-        residual = self.gap_vectors - self.shift(theta)
-        correlation = self._transpose(residual)
-        square = float((residual**2).sum() / self.n)
-        primal = square + lam * float(np.abs(theta).sum())
-        largest = float(np.abs(correlation[self.free]).max(initial=0.0))
-        scale = 1.0 if 2 * largest <= lam else lam / (2 * largest)
-        inner = float((residual * self.gap_vectors).sum() / self.n)
-        dual = 2 * scale * inner - scale**2 * square
-        return correlation, primal, max(0.0, primal - dual) / max(primal, 1e-300)
+    def _gram_times(self, theta: np.ndarray, support: np.ndarray) -> np.ndarray:
+        """H theta, (n_free,)."""
+        numbers = self._numbers(support)
+        coefficients = np.zeros(self._n_rows)
+        coefficients[numbers] = theta[support]
+        return np.asarray(coefficients @ self._rows[: self._n_rows])
 
-    def _working_set(self, theta: np.ndarray, correlation: np.ndarray, lam: float) -> np.ndarray:
-        """The support, and the worst violators of |X'r| <= lam / 2, twice as many as the support at the most."""
-        support = np.flatnonzero(theta)
-        excess = np.where(self.free & (theta == 0), np.abs(correlation) - lam / 2, -np.inf)
-        violators = np.argsort(-excess)[: max(32, 2 * len(support))]
-        return np.union1d(support, violators[excess[violators] > 0])
+    def _numbers(self, features: np.ndarray) -> np.ndarray:
+        """Return which of the kept rows of H are those of some free features, making the missing ones."""
+        new = features[self._row_of[features] < 0]
+        if len(new):
+            needed = self._n_rows + len(new)
+            if needed > len(self._rows):
+                grown = np.empty((max(needed, 2 * len(self._rows)), len(self._on)))
+                grown[: self._n_rows] = self._rows[: self._n_rows]
+                self._rows = grown
+            rows = self._rows[self._n_rows : needed]
+            np.matmul(self._W[new], self._W.T, out=rows)
+            rows *= (self._z[:, new].T / self.n) @ self._z
+            self._row_of[new] = np.arange(self._n_rows, needed)
+            self._n_rows = needed
+        return np.asarray(self._row_of[features])
 
-    def _gram(self, features: np.ndarray) -> np.ndarray:
-        z, W = self.z[:, features], self.W[features]
-        return np.ascontiguousarray((z.T @ z / self.n) * (W @ W.T))
+
+def _gap(loss: float, inner: float, correlation: np.ndarray, lam: float, l1: float) -> tuple[float, float]:
+    """Return primal and relative gap, from ||r||^2, r'y and X'r on the features that may move."""
+    largest = float(np.abs(correlation).max(initial=0.0))
+    scale = 1.0 if 2 * largest <= lam else lam / (2 * largest)
+    primal = loss + lam * l1
+    dual = 2 * scale * inner - scale**2 * loss
+    return primal, max(0.0, primal - dual) / max(primal, 1e-300)
+
+
+def _working_set(support: np.ndarray, correlation: np.ndarray, lam: float) -> np.ndarray:
+    """The support, and the worst violators of |X'r| <= lam / 2 or nearly so, as many as the support at the most."""
+    excess = np.abs(correlation) - AHEAD * lam / 2  # rows of H are cheaper by the dozen
+    excess[support] = -np.inf
+    n = min(max(16, len(support)), len(excess))
+    violators = np.argpartition(-excess, n - 1)[:n] if n < len(excess) else np.arange(n)
+    return np.union1d(support, violators[excess[violators] > 0])
 
 
 @njit(cache=True)  # type: ignore[misc,unused-ignore]
@@ -149,7 +211,7 @@ def _descend(gram, b, theta, half_lam, tol, max_sweeps):  # type: ignore[no-unty
             if new != old:
                 step = new - old
                 for i in range(n):
-                    g[i] += gram[i, j] * step
+                    g[i] += gram[j, i] * step
                 theta[j] = new
                 worst = max(worst, gram[j, j] * step * step)
         if worst <= tol:

@@ -28,6 +28,7 @@ class ProximalFit:
     prox_gradient : norm of the prox-gradient map at unit step, theta - prox(theta - grad); 0 exactly at an optimum
     step : last step size, for a warm start
     n_steps, n_gradients : steps taken, gradients computed
+    gradient : float64 (F,), of the smooth part at theta
     converged : whether the tolerance was met before the steps ran out
     history : objective at the start and after each step
     """
@@ -42,6 +43,7 @@ class ProximalFit:
     n_gradients: int
     converged: bool
     history: tuple[float, ...]
+    gradient: np.ndarray
 
 
 def soft_threshold(x: np.ndarray, threshold: float) -> np.ndarray:
@@ -58,6 +60,7 @@ def solve(
     step: float,
     tolerance: float,
     max_steps: int,
+    known: tuple[float, np.ndarray] | None = None,
 ) -> ProximalFit:
     """Minimise a smooth function plus lam ||theta||_1 over the learnable coordinates.
 
@@ -67,10 +70,11 @@ def solve(
     learnable : bool (F,); the others stay 0
     step : first step size to try
     tolerance : stop when the norm of the prox-gradient map is at most this
+    known : the smooth part's value and gradient at `start`, where it is known
     """
     theta = np.where(learnable, start, 0.0).astype(np.float64)
-    loss, gradient = value_and_gradient(theta)
-    n_gradients, n_steps = 1, 0
+    loss, gradient = value_and_gradient(theta) if known is None else known
+    n_gradients, n_steps = int(known is None), 0
     objective = loss + lam * float(np.abs(theta).sum())
     history = [objective]
     norm = prox_gradient_norm(theta, gradient, lam, learnable)
@@ -94,7 +98,8 @@ def solve(
         norm = prox_gradient_norm(theta, gradient, lam, learnable)
         history.append(objective)
         n_steps += 1
-    return ProximalFit(lam, theta, loss, objective, norm, step, n_steps, n_gradients, norm <= tolerance, tuple(history))
+    converged = norm <= tolerance
+    return ProximalFit(lam, theta, loss, objective, norm, step, n_steps, n_gradients, converged, tuple(history), gradient)
 
 
 def prox_gradient_norm(theta: np.ndarray, gradient: np.ndarray, lam: float, learnable: np.ndarray) -> float:

@@ -30,6 +30,9 @@ def test_help_lists_the_commands_and_groups(steer):
         "fit",
         "evaluate",
         "plot",
+        "diagnose",
+        "transfer",
+        "pareto",
         "check-approximation",
         "pretrain",
         "runs",
@@ -105,7 +108,7 @@ def test_a_whole_run_and_its_folder(whole_run):
     both = scores[(scores["recipe"] == "latent") & (scores["space"] == "layer")]
     assert set(both["split"]) == {"fit", "held"}
     assert both.set_index("split").loc["fit", "change"] < 0
-    for name in ("mirror_boxplot", "before_after", "sparsity", "feature_counts"):
+    for name in ("mirror_boxplot", "before_after", "sparsity", "feature_counts", "waterfall", "umap"):
         for suffix in ("png", "svg", "csv"):
             assert (folder / "plots" / f"{name}.{suffix}").stat().st_size > 100
     assert (folder / ".hydra" / "config.yaml").is_file()

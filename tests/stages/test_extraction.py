@@ -19,9 +19,9 @@ from steerpipe.models.preprocess import MASK, model_input
 from steerpipe.run import Run
 from steerpipe.stages import check_approximation
 from steerpipe.stages.common import Context
+from steerpipe.stages.dictionary import dictionary
 from steerpipe.stages.experiment import prepare
 from steerpipe.stages.extract import activations, extract_part, load_cells, load_steered_model, main, plan
-from steerpipe.stages.train_sae import dictionary
 from steerpipe.store import Store
 
 

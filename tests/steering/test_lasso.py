@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
+from steerpipe.steering import adam
 from steerpipe.steering.lasso import LatentProblem
 
 
@@ -105,3 +106,51 @@ def test_only_learnable_and_firing_features_move():
     assert not theta[~learnable].any()
     assert theta[4] == 0
     assert theta.any()
+
+
+def test_the_gram_rows_and_the_explicit_residual_tell_the_same():
+    """The solver's loss and gap come from rows of the Gram matrix; here from the residual itself."""
+    problem, *_ = make(n=30, f=300, d=24, seed=4, learnable=np.arange(300) % 3 > 0)
+    for fit in problem.path(problem.lam_max * np.geomspace(1, 0.02, 6)):
+        objective, gap = problem.certificate(fit.theta, fit.lam)
+        assert objective == pytest.approx(fit.objective, rel=1e-9)
+        assert gap == pytest.approx(fit.gap, abs=1e-9)
+    assert problem._n_rows < 200  # and few of the 200 rows were made
+
+
+def test_the_refit_is_least_squares_on_the_support():
+    problem, *parts = make()
+    X, y = design(*parts)
+    theta = problem.solve(0.2 * problem.lam_max).theta
+    on = theta != 0
+    refit = problem.refit(theta)
+    np.testing.assert_allclose(refit[on], np.linalg.lstsq(X[:, on], y, rcond=None)[0], atol=1e-6)
+    assert not refit[~on].any()
+    assert problem.loss(refit) < problem.loss(theta)
+
+
+def test_the_refit_of_a_planted_recipe_has_no_shrinkage():
+    rng = np.random.default_rng(0)
+    n, f, d = 40, 80, 100
+    zbar, W = rng.exponential(1.0, (n, f)), np.linalg.qr(rng.standard_normal((d, f)))[0].T
+    theta = np.zeros(f)
+    theta[[3, 11, 42, 60]] = 1.5, -0.7, 2.0, -1.0
+    mu = rng.standard_normal(d)
+    problem = LatentProblem(zbar, W, mu - (zbar * theta) @ W, mu)
+    fit = problem.solve(0.2 * problem.lam_max)
+    assert np.abs(fit.theta - theta).max() > 0.1
+    np.testing.assert_allclose(problem.refit(fit.theta), theta, atol=1e-8)
+
+
+def test_adam_ends_above_the_optimum_with_many_small_values():
+    problem, *_ = make(n=30, f=300, d=24, seed=4)
+    exact = problem.solve(0.1 * problem.lam_max)
+    theirs = adam.solve(problem, exact.lam)
+    assert exact.gap <= 1e-8
+    assert theirs.objective > exact.objective * (1 + 1e-6)
+    assert theirs.gap >= theirs.objective / exact.objective - 1 - 1e-6  # what its own certificate says
+    assert np.abs(theirs.theta[theirs.theta != 0]).min() >= adam.RESET
+    assert (theirs.theta != 0).sum() > 2 * (exact.theta != 0).sum()
+    longer = adam.solve(problem, exact.lam, steps=3000, lr=0.003)
+    assert longer.objective < theirs.objective  # the same problem: patience brings it closer
+    assert longer.objective == pytest.approx(exact.objective, rel=0.02)

@@ -1,0 +1,27 @@
+"""What a setting may be: checks that end with one clear line."""
+
+from __future__ import annotations
+
+from .errors import SteerError, unknown
+
+
+def one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Refuse a value that is not among the allowed ones."""
+    if value not in allowed:
+        raise unknown(what, value, allowed)
+
+
+def positive(group: str, config: object, *names: str) -> None:
+    """Refuse numbers that are not greater than 0; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise SteerError(f"{group}.{name}={value} must be greater than 0.")
+
+
+def share(group: str, config: object, *names: str) -> None:
+    """Refuse numbers that do not lie strictly between 0 and 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < 1:
+            raise SteerError(f"{group}.{name}={value} must lie strictly between 0 and 1.")

@@ -1,0 +1,67 @@
+"""Does a feature's gene set pull one way? Entanglement of the features that a recipe recruits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..sae.model import TopKSAE
+from ..steering.intervene import CachedCells
+
+SET_SIZE = (10, 100)
+"""A gene set has so many genes at the least and at the most."""
+
+
+def entanglement(gene_sets: Mapping[int, np.ndarray], signs: np.ndarray) -> pd.DataFrame:
+    """Return min(n_up, n_down) / max(n_up, n_down) over each gene set's DE genes: 0 pulls one way, 1 both alike.
+
+    Parameters
+    ----------
+    gene_sets : feature -> positions of its genes
+    signs : (G,), +1 for genes that rise from source to target, -1 for those that fall, 0 for the others
+
+    Returns
+    -------
+    DataFrame with columns feature, n_genes, n_up, n_down, entanglement (NaN for a set without DE genes)
+    """
+    rows = []
+    for feature, genes in gene_sets.items():
+        up, down = int((signs[genes] > 0).sum()), int((signs[genes] < 0).sum())
+        value = min(up, down) / max(up, down) if up + down else np.nan
+        rows.append({"feature": feature, "n_genes": len(genes), "n_up": up, "n_down": down, "entanglement": value})
+    return pd.DataFrame(rows, columns=["feature", "n_genes", "n_up", "n_down", "entanglement"])
+
+
+def participation_set(activity: np.ndarray) -> np.ndarray:
+    """Return the genes of a feature, strongest first: as many as its participation ratio (sum M^2)^2 / sum M^4, 10 to 100.
+
+    Parameters
+    ----------
+    activity : (G,) mean |code| of the feature at each gene
+    """
+    square = np.asarray(activity, np.float64) ** 2
+    ratio = square.sum() ** 2 / max(float((square**2).sum()), 1e-300)
+    n = int(np.clip(round(ratio), *SET_SIZE))
+    order = np.argsort(-square, kind="stable")[:n]
+    return np.asarray(order[square[order] > 0])
+
+
+def gene_activity(
+    cached: CachedCells, sae: TopKSAE, features: np.ndarray, cells: np.ndarray, *, batch_size: int = 8
+) -> np.ndarray:
+    """Return the mean |code| of some features at each valid gene, float64 (n, G_valid): one pass of the SAE's encoder."""
+    number = torch.full((sae.n_features,), -1, device=cached.device)
+    number[torch.from_numpy(np.asarray(features)).to(cached.device)] = torch.arange(len(features), device=cached.device)
+    n_genes = len(cached.valid)
+    total = torch.zeros(len(features) * n_genes, dtype=torch.float64, device=cached.device)
+    gene = torch.arange(n_genes, device=cached.device)[:, None]
+    with torch.no_grad():
+        for stream in cached.batches(cells, batch_size):
+            codes = sae.encode(stream[:, cached.valid])
+            row = number[codes.indices]
+            where = (row * n_genes + gene)[row >= 0]
+            total.index_add_(0, where, codes.values[row >= 0].abs().double())
+    return np.asarray(total.reshape(len(features), n_genes).cpu().numpy() / max(len(cells), 1))

@@ -1,0 +1,123 @@
+"""`steer diagnose`: are the features that an objective recruits real, or overshoot on weak genes?"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+
+from ..config import Config
+from ..errors import SteerError
+from ..evaluate.diagnosis import VERDICTS, verdicts
+from ..plot import diagnosis as figures
+from . import diagnosis_parts as parts
+from .checkpoint import require_head
+from .common import Context
+from .experiment import Experiment, prepare
+from .fit import Recipe
+from .plot import caption
+from .scoring import require_multiply
+
+log = logging.getLogger(__name__)
+SHOWN = {"layer": "latent (layer)", "final": "latent (final)", "de_up": "DE up", "de_down": "DE down"}
+
+
+def main(context: Context) -> None:
+    """Run the configured parts, print their tables, and draw them."""
+    config, run = context.config, context.run
+    _check(config)
+    experiment = prepare(context)
+    recipes = parts.fit_both(experiment)
+    wanted = config.diagnose.parts
+    text = caption(config, str(experiment.activations.policy))
+    tables: dict[str, pd.DataFrame] = {}
+    ratios = config.diagnose.ratios if "path" in wanted else []
+    tables["equal"] = parts.equal_tables(experiment, recipes, ratios)
+    if "cap" in wanted:
+        tables["cap"] = parts.cap(experiment, config.diagnose.top_n)
+    if "path" in wanted:
+        tables["path"] = parts.lambda_path(experiment, recipes, ratios)
+        run.figure("lambda_path", figures.lambda_path(tables["path"], text), tables["path"])
+    if "floors" in wanted or "stability" in wanted:
+        tables["features"] = feature_table(experiment, recipes)
+    if "verdict" in tables.get("features", ()):
+        tables["verdicts"] = verdict_table(tables["features"])
+        for row in tables["verdicts"].itertuples():
+            run.metrics({f"verdict/{row.features}/{row.verdict}": row.n})
+    if "widths" in wanted:
+        tables["widths"] = parts.widths(experiment, config.diagnose.expansions)
+        if len(tables["widths"]):
+            run.figure("widths", figures.widths(tables["widths"], text), tables["widths"])
+    for name, table in tables.items():
+        run.table(name, table)
+        log.info("%s:\n%s", name, _shown(name, table).to_string(index=False))
+    if {"cap", "path", "verdicts"} <= tables.keys():
+        drawn = {name: tables[name] for name in ("cap", "path", "features")}
+        figure = figures.recruitment(**drawn, stable=config.diagnose.stable, caption=text)
+        run.figure("recruitment", figure, pd.concat([t.assign(panel=n) for n, t in drawn.items()], ignore_index=True))
+
+
+def feature_table(experiment: Experiment, recipes: dict[str, Recipe]) -> pd.DataFrame:
+    """Return one row a recruited feature and objective: activity, effect, their floors, stability, and the verdict.
+
+    `extra` marks the features that the expression objective recruits and the latent one does not.
+    """
+    config = experiment.context.config.diagnose
+    activity = experiment.activity[experiment.fit_rows].mean(0)
+    frames = []
+    for name, recipe in recipes.items():
+        on = np.flatnonzero(recipe.theta)
+        frame = pd.DataFrame({"objective": name, "feature": on, "theta": recipe.theta[on], "activation": activity[on]})
+        frame["extra"] = (name == "expression") & (recipes["latent"].theta[on] == 0)
+        if "floors" in config.parts:
+            sizes = {"n_permutations": config.n_permutations, "n_cells": config.permuted_cells}
+            frame["activation_floor"] = parts.activation_floor(experiment, **sizes, percentile=config.percentile)[on]
+            effects = parts.effect_floor(experiment, recipe, n_matched=config.n_matched, percentile=config.percentile)
+            frame = frame.merge(effects[["feature", "effect", "effect_floor"]], on="feature")
+        if "stability" in config.parts:
+            sizes = {"n_refits": config.n_refits, "n_cells": config.refit_cells, "max_steps": config.refit_steps}
+            frame["stability"] = parts.stability(experiment, name, **sizes)[on]
+        frames.append(frame)
+    table = pd.concat(frames, ignore_index=True)
+    if {"floors", "stability"} <= set(config.parts):
+        table["verdict"] = verdicts(table, stable=config.stable)
+    order = table["theta"].abs().sort_values(ascending=False, kind="stable").index
+    return table.loc[order].sort_values("objective", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def verdict_table(features: pd.DataFrame) -> pd.DataFrame:
+    """Count the verdicts: of each objective's features, and of the extra ones of the expression objective."""
+    groups = {"latent": features["objective"] == "latent", "expression": features["objective"] == "expression"}
+    groups["extra of expression"] = groups["expression"] & features["extra"]
+    rows = []
+    for name, chosen in groups.items():
+        some = features[chosen]
+        above = {"activation": some["activation"] > some["activation_floor"], "effect": some["effect"] > some["effect_floor"]}
+        both = int((above["activation"] & above["effect"]).sum())
+        for verdict in VERDICTS:
+            rows.append({"features": name, "verdict": verdict, "n": int((some["verdict"] == verdict).sum()), "of": len(some)})
+        single = {"above activation floor": int(above["activation"].sum()), "above effect floor": int(above["effect"].sum())}
+        rows += [{"features": name, "verdict": v, "n": n, "of": len(some)} for v, n in {**single, "above both": both}.items()]
+    return pd.DataFrame(rows)
+
+
+def _check(config: Config) -> None:
+    require_head(config, ["expression"], "model=mini, or a checkpoint that has one")
+    require_multiply(config, "diagnose")
+    if config.lam.mode == "absolute":
+        raise SteerError("diagnose compares the objectives at one lambda ratio: add lambda=ratio lambda.value=0.05.")
+
+
+def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The table people read: scores as `share closer (median change)`."""
+    if name == "verdicts":
+        return table.pivot_table(index="verdict", columns="features", values="n", sort=False).astype(int).reset_index()
+    if name == "features":
+        return table.round(4)
+    out = table.drop(columns=[c for c in table if c.endswith(("_closer", "_change"))]).round(4)
+    for space, title in SHOWN.items():
+        if f"{space}_closer" in table:
+            pairs = zip(table[f"{space}_closer"], table[f"{space}_change"], strict=True)
+            out[title] = [f"{closer:.0%} ({change:+.1%})" for closer, change in pairs]
+    return out

@@ -1,0 +1,86 @@
+"""A dictionary on the stored activations, trained or imported, scored on cells that it never saw."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..config import Config, as_dict
+from ..device import pick_device
+from ..digest import file_digest
+from ..errors import SteerError
+from ..models.checkpoints import model_folder, read_config
+from ..sae.io import import_sae, load_sae, sae_files, save_sae
+from ..sae.metrics import score_sae
+from ..sae.model import TopKSAE
+from ..sae.train import split_cells, train_sae
+from ..store import Artefact
+from .common import Context
+from .extract import Activations, layer_index
+
+log = logging.getLogger(__name__)
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """An SAE and its scores (flat, `sae_train/...` and `sae_held/...`)."""
+
+    artefact: Artefact
+    sae: TopKSAE
+    scores: dict[str, float]
+
+
+def check_dictionary(config: Config) -> None:
+    """Refuse, before anything is computed, an SAE that cannot be trained on the model's stream or is not of its width."""
+    width = read_config(model_folder(config.model.path, config.model.revision)).hidden_size
+    if config.sae.path is not None:
+        found = import_sae(Path(config.sae.path).expanduser()).W_dec.shape[1]
+        if found != width:
+            raise SteerError(f"sae.path={config.sae.path} is of width {found}, but {config.model.path} has width {width}.")
+    elif config.sae.k > config.sae.expansion * width:
+        n_features = config.sae.expansion * width
+        raise SteerError(f"sae.k={config.sae.k} is more than the {n_features} features of expansion {config.sae.expansion}.")
+
+
+def dictionary(context: Context, source: Activations) -> Dictionary:
+    """Return the configured SAE on the given activations, training or importing it when it is missing."""
+    config = context.config.sae
+    settings = as_dict(config)
+    settings.pop("path")
+    inputs: list[str] = []
+    if config.path is not None:
+        files = sae_files(Path(config.path).expanduser())
+        # which cells are scored is all that an import reads of the config
+        settings = {"held_out": config.held_out, "split_seed": config.split_seed}
+        inputs = [file_digest(file) for file in files]
+    settings["layer"] = layer_index(context.config)  # one extraction may hold several
+
+    def build(folder: Path) -> None:
+        train, held = split_cells(source.tokens.n_cells, config.held_out, config.split_seed)
+        if config.path is None:
+            sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
+            origin = {"steerpipe": as_dict(config)}
+        else:
+            sae = import_sae(Path(config.path).expanduser())
+            origin = {"imported": {"path": config.path, "digest": inputs}}
+            log.info("imported %s; held-out cells are only held out if it was not trained on this dataset", config.path)
+        save_sae(sae, folder, {**origin, "activations": source.artefact.key})
+        sae = load_sae(folder)  # what is scored is what later runs will read
+        # as many training cells as held-out ones: enough for a figure beside them
+        scores = {"sae_train": score_sae(sae, source.tokens, train[:: max(1, len(train) // len(held))])}
+        scores["sae_held"] = score_sae(sae, source.tokens, held)
+        flat = {name: value for prefix, score in scores.items() for name, value in score.flat(prefix).items()}
+        (folder / "scores.json").write_text(json.dumps(flat, indent=1))
+        density = {f"density_{name.removeprefix('sae_')}": score.density for name, score in scores.items()}
+        pd.DataFrame({"feature": np.arange(sae.n_features), **density}).to_csv(folder / "features.csv", index=False)
+
+    artefact = context.store.get(
+        "train-sae", version=VERSION, config=settings, parents=[source.artefact], inputs=inputs, build=build
+    )
+    return Dictionary(artefact, load_sae(artefact.path), json.loads((artefact.path / "scores.json").read_text()))

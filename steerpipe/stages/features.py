@@ -1,0 +1,29 @@
+"""`steer features`: the features by their annotation, or those that a text is found in."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+from rich.table import Table
+
+from ..interpret.tables import search
+from .annotate import annotation
+from .common import Context
+
+log = logging.getLogger(__name__)
+
+
+def main(context: Context) -> None:
+    """List features, and write the whole list to the run folder."""
+    config = context.config.feature
+    found = search(annotation(context).features, config.find)
+    context.run.table("features", found)
+    context.run.metrics({"features/found": len(found)})
+    table = Table("feature", "label", "q", "cell type", "genes", box=None)
+    for row in found.head(config.limit).itertuples():
+        genes = " ".join(row.genes.split(", ")[:6])
+        table.add_row(str(row.feature), row.label or "-", f"{row.label_q:.2g}" if row.label else "-", row.top_type, genes)
+    Console().print(table)
+    what = f" with '{config.find}'" if config.find else ""
+    log.info("%d features%s; steer feature ID shows one", len(found), what)

@@ -1,0 +1,34 @@
+"""Which features a fit may change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import SteerError
+from ..store import Artefact
+from .annotate import annotation
+from .experiment import Experiment
+
+
+def learnable_features(experiment: Experiment, choice: str) -> np.ndarray:
+    """Return bool (F,): all features, those active in a source cell of the fit, or those of them that are annotated.
+
+    Raises
+    ------
+    SteerError
+        None is left.
+    """
+    if choice == "all":
+        return np.ones(experiment.sae.n_features, bool)
+    mask = experiment.active
+    if choice == "annotated":
+        mask = mask & annotation(experiment.context).mask()
+        if not mask.any():
+            msg = "no active feature has a term at q < annotate.q; use objective.learnable=active, or another annotate.library."
+            raise SteerError(msg)
+    return mask
+
+
+def learnable_parents(experiment: Experiment, choice: str) -> list[Artefact]:
+    """Return the artefacts that the choice depends on: the annotation, where it is asked for."""
+    return [annotation(experiment.context).artefact] if choice == "annotated" else []

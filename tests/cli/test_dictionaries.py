@@ -1,0 +1,66 @@
+"""`steer train-sae` and `steer stability` as typed: baselines, a sweep's one table, seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from .conftest import small
+
+
+def test_training_reports_the_sae_beside_its_baselines(steer):
+    run = Path(steer("train-sae", *small("outputs=out", "dataset.label=bulk_labels")).stdout.split()[-1])
+    folder = run if run.is_absolute() else None
+    assert folder is not None
+    table = pd.read_csv(folder / "dictionaries.csv", index_col=0)
+    assert table.index.tolist() == ["SAE", "neurons", "PCA", "first 8 PCs", "ICA", "random SAE"]
+    assert (table["l0"] <= 8 + 1e-6).all()
+    assert table.loc["PCA", "fvu"] <= table.loc["first 8 PCs", "fvu"]  # the largest codes beat the first ones
+    assert table.loc["SAE", "fvu"] < table.loc["random SAE", "fvu"]
+    assert table[["fidelity_loss", "fidelity_expression"]].notna().all(None)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["sae_held/fvu"] == pytest.approx(table.loc["SAE", "fvu"], rel=1e-6)
+    types = pd.read_csv(folder / "types.csv")
+    assert types["n"].sum() == 15
+    for name in ("training_curve", "features", "baselines"):
+        assert all((folder / "plots" / f"{name}.{kind}").is_file() for kind in ("png", "svg", "csv"))
+    curve = pd.read_csv(folder / "plots" / "training_curve.csv")
+    assert curve["tokens"].is_monotonic_increasing
+    assert curve["fvu"].iloc[-1] < curve["fvu"].iloc[0]
+
+
+def test_a_sweep_makes_one_table(steer, workdir):
+    words = small("outputs=out", "-m", "sae.expansion=2,4", "sae.seed=0,1", "score=quick", "sae.tokens=40000")
+    last = Path(steer("train-sae", *words).stdout.split()[-1])
+    table = pd.read_csv(last.parent / "dictionaries.csv")
+    assert table["job"].tolist() == [0, 1, 2, 3]
+    assert table[["expansion", "seed"]].drop_duplicates().shape == (4, 2)
+    assert (table["n_features"] == 32 * table["expansion"]).all()
+    for row in table.itertuples():
+        mine = json.loads((last.parent / str(row.job) / "metrics.json").read_text())
+        assert row.fvu == pytest.approx(mine["sae_held/fvu"])
+    assert (last.parent / "plots" / "frontier.png").is_file()
+
+
+def test_batch_selection_as_typed(steer):
+    run = Path(steer("train-sae", *small("outputs=out", "sae.selection=batchtopk", "score=quick")).stdout.split()[-1])
+    manifest = json.loads((run / "manifest.json").read_text())
+    trained = next(a for a in manifest["artefacts"] if a["stage"] == "train-sae")
+    cfg = json.loads((run.parents[2] / ".store" / "train-sae" / trained["key"] / "cfg.json").read_text())
+    assert cfg["architecture"] == "jumprelu"
+    assert json.loads((run / "metrics.json").read_text())["sae_held/l0"] == pytest.approx(8, rel=0.2)
+
+
+def test_stability_beside_its_controls(steer):
+    run = Path(steer("stability", *small("outputs=out")).stdout.split()[-1])
+    table = pd.read_csv(run / "stability.csv").set_index("kind")
+    assert table.loc["itself, permuted", ["matched", "mmcs", "share_above"]].to_numpy(float) == pytest.approx(1)
+    assert table.loc["seeds", "matched"] > table.loc["random", "matched"]
+    assert table.loc["seeds", "gene_sets_of_pairs"] > table.loc["seeds", "gene_sets_of_random_pairs"]
+    pairs = pd.read_csv(run / "pairs.csv")
+    assert set(pairs["kind"]) == {"seeds", "random", "itself, permuted"}
+    assert np.isclose(pairs.loc[pairs["kind"] == "seeds", "similarity"].mean(), table.loc["seeds", "matched"])

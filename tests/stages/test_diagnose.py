@@ -1,0 +1,134 @@
+"""The diagnosis as a stage, on a tiny model: what it keeps, resumes and prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from steerpipe.cli.hydra import compose
+from steerpipe.errors import SteerError
+from steerpipe.evaluate.diagnosis import VERDICTS
+from steerpipe.run import Run
+from steerpipe.stages import diagnose, diagnosis_parts
+from steerpipe.stages.common import Context
+from steerpipe.stages.experiment import prepare
+from steerpipe.stages.expression import latent_problem
+from steerpipe.store import Store
+
+
+@pytest.fixture(scope="module")
+def context(tiny_folder, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("diagnose")
+
+    def make(*overrides, name="run"):
+        words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "dataset.max_cells=150", *overrides]
+        run = Run(outputs / name, "test", {})
+        run.path.mkdir(parents=True, exist_ok=True)
+        return Context(compose(*words), Store(outputs / "store"), run)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def experiment(context):
+    return prepare(context())
+
+
+def test_every_table_and_figure_and_nothing_is_built_twice(context):
+    made = context()
+    diagnose.main(made)
+    folder = made.run.path
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("equal", "cap", "path", "features", "verdicts", "widths")}
+    features = tables["features"]
+    assert set(features["verdict"]) <= set(VERDICTS)
+    assert set(features["objective"]) == {"latent", "expression"}
+    latent = set(features.loc[features["objective"] == "latent", "feature"])
+    expression = features[features["objective"] == "expression"]
+    assert (expression["extra"] == ~expression["feature"].isin(latent)).all()
+    counted = tables["verdicts"].set_index(["features", "verdict"])["n"]
+    assert sum(counted["expression", verdict] for verdict in VERDICTS) == len(expression)
+    assert counted["extra of expression", "above both"] <= counted["expression", "above both"]
+    assert tables["cap"]["top_n"].tolist() == ["10", "all"]
+    assert tables["path"].query("ratio == 1")["n_1e-06"].eq(0).all()
+    assert set(tables["widths"]["sae"]) == {"x4_k8", "x5_k8"}
+    assert tables["widths"]["features"].tolist() == [128, 128, 160, 160]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["verdict/expression/above both"] == counted["expression", "above both"]
+    for name in ("recruitment", "lambda_path", "widths"):
+        for suffix in ("png", "svg", "csv"):
+            assert (folder / "plots" / f"{name}.{suffix}").stat().st_size > 100
+    again = context(name="again")
+    store = Store(made.store.root, "only")
+    diagnose.main(Context(again.config, store, again.run))
+    assert all(artefact.reused for artefact in store.used)
+    assert (again.run.path / "features.csv").read_bytes() == (folder / "features.csv").read_bytes()
+
+
+def test_counts_are_equal_where_the_table_says_so(experiment):
+    recipes = diagnosis_parts.fit_both(experiment)
+    table = diagnosis_parts.equal_tables(experiment, recipes, [0.2])
+    ratio = table[table["equal"] == "ratio"]["ratio"]
+    assert np.ptp(ratio) < 1e-9
+    count = table[table["equal"] == "count (expression's)"]["n_1e-06"]
+    assert np.ptp(count) <= 1
+
+
+def test_a_killed_diagnosis_keeps_its_refits(context, experiment, monkeypatch):
+    sizes = {"n_refits": 4, "n_cells": 4, "max_steps": 1}
+    calls = []
+    real = diagnosis_parts._refit
+
+    def stopping(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(diagnosis_parts, "_refit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        diagnosis_parts.stability(experiment, "expression", **sizes)
+    share = diagnosis_parts.stability(experiment, "expression", **sizes)
+    assert len(calls) == 5  # two kept, one lost, two more
+    assert set(np.unique(share)) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_latent_stability_finds_a_feature_that_every_half_needs(experiment):
+    """The feature with the largest pull at theta = 0 over all cells is in nearly every half-sample fit."""
+    share = diagnosis_parts.stability(experiment, "latent", n_refits=20, n_cells=4, max_steps=1)
+    mu = experiment.layer[experiment.split.target_fit].mean(0)
+    problem = latent_problem(experiment, mu)
+    strongest = int(np.argmax(np.abs(problem.solve(0.05 * problem.lam_max).theta) * np.sqrt(problem.diagonal)))
+    assert share[strongest] >= 0.9
+    assert share.min() == 0.0
+    assert share[~experiment.active].max(initial=0.0) == 0.0
+
+
+def test_the_activation_floor_of_cells_that_are_all_alike_is_their_activity(experiment, monkeypatch):
+    """Permuting genes over identical cells changes nothing, so floor and activity agree."""
+    source = experiment.split.source_fit
+    cells = diagnosis_parts.load_cells(experiment.context.config, experiment.cached.model.genes)
+    one = cells[source[:1]]
+
+    class Alike:
+        def __getitem__(self, rows):
+            return sp.vstack([one] * len(rows)).tocsr()
+
+    monkeypatch.setattr(diagnosis_parts, "load_cells", lambda *_: Alike())
+    other = replace(experiment, context=replace(experiment.context, config=replace(experiment.context.config, seed=99)))
+    floor = diagnosis_parts.activation_floor(other, n_permutations=3, n_cells=2, percentile=95)
+    np.testing.assert_allclose(floor, experiment.activity[0], atol=2e-3 * experiment.activity[0].max())
+
+
+def test_an_absolute_lambda_is_refused(context):
+    with pytest.raises(SteerError, match=r"add lambda=ratio lambda.value=0.05"):
+        diagnose.main(context("lambda=1e-3"))
+
+
+def test_a_mode_without_alpha_is_refused(context):
+    with pytest.raises(SteerError, match=r"objective.mode=add has none; take multiply"):
+        diagnose.main(context("objective.mode=add"))

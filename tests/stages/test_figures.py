@@ -1,0 +1,102 @@
+"""Every experiment of `make figures`, small, with its figures; the projection and the labels that they draw."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from steerpipe.cli.hydra import CONF, compose
+from steerpipe.run import Run
+from steerpipe.stages.common import Context
+from steerpipe.stages.labels import dictionary_key, feature_labels, labelled
+from steerpipe.stages.projection import fit_umap
+from steerpipe.store import Store
+
+MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
+STEPS = [pair[::-1] for pair in re.findall(r"(?<=[ \t,])(run|diagnose|pareto|transfer):(\w+)", MAKEFILE)]
+FIGURES = {
+    "run": {"mirror_boxplot", "before_after", "sparsity", "feature_counts", "waterfall", "umap"},
+    "pareto": {"pareto"},
+    "lambda_path": {"lambda_path"},
+    "x8_vs_x16": {"widths"},
+    "recruitment": {"recruitment", "lambda_path"},
+}
+
+
+@pytest.fixture(scope="module")
+def play(tiny_folder, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("figures")
+
+    def one(stage, name):
+        words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "dataset.max_cells=150"]
+        run = Run(outputs / name, stage, {})
+        run.path.mkdir(parents=True, exist_ok=True)
+        small = ["evaluate.objectives=[latent]"] if name == "mirror_boxplot" else []
+        context = Context(compose(f"experiment={name}", *words, *small), Store(outputs / "store"), run)
+        importlib.import_module(f"steerpipe.stages.{stage}").main(context)
+        return context
+
+    return one
+
+
+def test_make_figures_names_every_experiment():
+    named = {name.removesuffix("_transfer") for name, _ in STEPS}
+    assert named == {path.stem for path in (CONF / "experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("name", "stage"), [step for step in STEPS if "kang" not in step[0]], ids=lambda x: x)
+def test_an_experiment_draws_its_figures(play, name, stage):
+    folder = play(stage, name).run.path
+    drawn = {path.stem for path in (folder / "plots").glob("*.png")}
+    assert drawn == FIGURES.get(name, FIGURES.get(stage))
+    for figure in drawn:
+        for suffix in ("svg", "csv"):
+            assert (folder / "plots" / f"{figure}.{suffix}").stat().st_size > 100
+    assert not list(folder.glob("plots/*.tmp"))
+
+
+def test_the_front_runs_from_expression_to_latent(play):
+    table = pd.read_csv(play("pareto", "pareto").run.path / "front.csv")
+    front = table[table["weight"].notna()].sort_values("weight")
+    assert front["weight"].tolist() == [0, 0.5, 1]
+    assert front["layer_change"].iloc[-1] < front["layer_change"].iloc[0]
+    still = table[table["recipe"] == "no change"]
+    assert (still[["layer_change", "de_change"]] == 0).all(axis=None)
+
+
+def test_steered_cells_are_projected_and_the_map_stays(rng):
+    """A point that the reducer was fitted on lands where it is; the embedding does not change."""
+    centres = rng.standard_normal((3, 8)) * 8
+    points = np.concatenate([c + rng.standard_normal((40, 8)) for c in centres])
+    reducer = fit_umap(points, 0)
+    before = reducer.embedding_.copy()
+    there = reducer.transform(centres[1] + 0.1 * rng.standard_normal((5, 8)))
+    np.testing.assert_array_equal(reducer.embedding_, before)
+    middle = [before[40 * i : 40 * (i + 1)].mean(0) for i in range(3)]
+    assert (np.argmin([np.linalg.norm(there - m, axis=1) for m in middle], axis=0) == 1).all()
+
+
+def test_labels_are_those_of_the_dictionary_in_use(tmp_path):
+    store = Store(tmp_path)
+
+    def build(folder, labels):
+        pd.DataFrame({"feature": [3, 5], "label": labels}).to_parquet(folder / "features.parquet")
+
+    sae = store.get("train-sae", version=1, config={}, build=lambda folder: None)
+    other = store.get("train-sae", version=2, config={}, build=lambda folder: None)
+    assert feature_labels(store, sae.key) == {}
+    store.get("annotate", version=1, config={}, parents=[sae], build=lambda f: build(f, ["cytotoxicity", None]))
+    store.get("annotate", version=1, config={}, parents=[other], build=lambda f: build(f, ["wrong", "wrong"]))
+    assert feature_labels(store, sae.key) == {3: "cytotoxicity"}
+    theta = np.zeros(6)
+    theta[[3, 5]] = 0.5, -1.0
+    assert labelled(theta, feature_labels(store, sae.key))["label"].tolist() == ["cytotoxicity", ""]
+    fit = store.get("fit", version=1, config={}, parents=[other, sae], build=lambda folder: None)
+    assert dictionary_key(fit) == sae.key
+    assert json.loads((fit.path / "artefact.json").read_text())["parents"][1] == sae.key
