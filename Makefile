@@ -62,7 +62,7 @@ oracle: $(ORACLE)/.done oracle-sae  ## parity with the published AIDO.Cell code 
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle $(ARGS)
 
 oracle-sae: $(PEERS)/.done  ## the half of it about SAE files and trainers, in .venv-peers
-	$(PEERS)/bin/python -m pytest -m oracle tests/oracle/test_sae_*.py $(ARGS)
+	$(PEERS)/bin/python -m pytest --noconftest -m oracle tests/oracle/test_sae_*.py $(ARGS)
 
 bench-extract: $(ORACLE)/.done  ## time and memory of a cell beside the published code, and fit steps with and without the cache
 	$(ORACLE)/bin/python -m benchmarks.extract $(ARGS)
