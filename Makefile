@@ -1,12 +1,15 @@
-# Everything runs in .venv, made from constraints.txt, but for the comparison with the published AIDO.Cell code: its
-# requirements are other ones, so it has .venv-oracle, made from constraints-oracle.txt. `make help` lists the targets.
+# Everything runs in .venv, made from constraints.txt, but for the comparisons with other code, whose requirements are other
+# ones: the published AIDO.Cell code has .venv-oracle, made from constraints-oracle.txt, and the other SAE trainers have
+# .venv-peers, made from constraints-peers.txt. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ORACLE ?= .venv-oracle
+PEERS ?= .venv-peers
+BENCH ?= outputs/bench-sae
 ARGS ?=
 
-.PHONY: help setup demo figures test oracle bench-extract bench-fit bench-annotate bench-mini go-sets lint format types clean
+.PHONY: help setup demo figures test oracle oracle-sae bench-extract bench-sae bench-fit bench-annotate bench-mini go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,11 +48,28 @@ $(ORACLE)/.done: pyproject.toml constraints-oracle.txt
 	$(ORACLE_PIP) --no-deps -e .
 	touch $@
 
-oracle: $(ORACLE)/.done  ## parity with the published AIDO.Cell code, in .venv-oracle; prints a table
+# No resolver could put the three together, and torch's other builds bring CUDA: hence again every package by name.
+PEERS_PIP := $(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-compile
+
+$(PEERS)/.done: pyproject.toml constraints-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) -c constraints-peers.txt torch==2.13.0
+	$(PEERS_PIP) --no-deps -r constraints-peers.txt
+	$(PEERS_PIP) --no-deps -e .
+	touch $@
+
+oracle: $(ORACLE)/.done oracle-sae  ## parity with the published AIDO.Cell code and SAELens, in their environments; prints a table
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle $(ARGS)
+
+oracle-sae: $(PEERS)/.done  ## the half of it about SAE files and trainers, in .venv-peers
+	$(PEERS)/bin/python -m pytest --noconftest -m oracle tests/oracle/test_sae_*.py $(ARGS)
 
 bench-extract: $(ORACLE)/.done  ## time and memory of a cell beside the published code, and fit steps with and without the cache
 	$(ORACLE)/bin/python -m benchmarks.extract $(ARGS)
+
+bench-sae: setup $(PEERS)/.done  ## train SAEs beside sparsify, dictionary-learning and SAELens; ARGS="--quick" is short
+	$(BIN)/python -m benchmarks.sae.tokens $(BENCH)
+	$(PEERS)/bin/python -m benchmarks.sae --folder $(BENCH) $(ARGS)
 
 bench-fit: setup  ## the latent fit, exact and by Adam: time, objective and gap, at mini and at 10,400 features
 	$(BIN)/python benchmarks/fit.py $(ARGS)
@@ -73,4 +93,4 @@ types: setup  ## mypy
 	$(BIN)/mypy
 
 clean:  ## remove the environment and caches, keep outputs
-	rm -rf $(VENV) $(ORACLE) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(ORACLE) $(PEERS) .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""The two environments: the same versions wherever both have a package, so that parity is measured on what is shipped."""
+"""The environments: the same versions wherever two have a package, so that what is shipped is what is compared."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ OTHER = {"huggingface_hub"}
 def pins(name):
     lines = (ROOT / name).read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_the_other_trainers_run_on_the_torch_that_is_shipped():
+    ours, peers = pins("constraints.txt"), pins("constraints-peers.txt")
+    shared = (ours.keys() & peers.keys()) - OTHER
+    assert {"torch", "numpy", "numba", "scipy", "safetensors", "pytest"} <= shared
+    assert {name: peers[name] for name in shared} == {name: ours[name] for name in shared}
+    assert {"eai-sparsify", "dictionary-learning", "sae-lens"} <= peers.keys()
 
 
 def test_shared_packages_have_one_version():

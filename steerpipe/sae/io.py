@@ -1,4 +1,9 @@
-"""SAEs on disk: SAELens' layout (cfg.json and sae_weights.safetensors), and the file of the published AIDO.Cell SAEs."""
+"""SAEs on disk: SAELens' layout (cfg.json and sae_weights.safetensors), and the file of the published AIDO.Cell SAEs.
+
+SAELens applies relu to its codes. An SAE of ours with activation relu, or with thresholds that are not negative, is exactly
+the same there. With activation identity codes are signed: a token is encoded equally wherever its k-th largest pre-activation
+is not negative, and elsewhere SAELens reads the negative codes as 0. cfg.json says which of the two it is (metadata.saelens).
+"""
 
 from __future__ import annotations
 
@@ -15,21 +20,30 @@ from ..errors import SteerError
 from .model import ThresholdSAE, TopKSAE
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-ARCHITECTURES = {"topk": TopKSAE, "jumprelu": ThresholdSAE}
-"""By SAELens' names; what batchtopk training makes is saved as jumprelu there too."""
+ARCHITECTURES = {"topk": TopKSAE, "jumprelu": ThresholdSAE, "standard": ThresholdSAE}
+"""By SAELens' names; what batchtopk training makes is saved as jumprelu there too, and standard is a threshold of 0."""
+LAYOUT_SINCE = "6.0.0"
+"""The SAELens version whose layout is written. Without one it takes a file for an older kind, and drops the metadata."""
 LAYOUT = ("cfg.json", "sae_weights.safetensors")
 PUBLISHED = "topk_sae.pt"
 """What the published training script calls its file."""
 TENSORS = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "decoder.bias"}
 
-PLAIN = {"normalize_activations": "none", "rescale_acts_by_decoder_norm": False, "reshape_activations": "none"}
-"""SAELens options that change what the weights mean; only these values are read."""
+PLAIN = {
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+    "finetuning_scaling_factor": False,
+    "activation_fn_str": "relu",
+    "activation_fn": "relu",
+}
+"""SAELens options, older ones too, that change what the weights mean; only these values are read."""
 
 
 def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
     """Write an SAE. b_pre is folded into the biases, so that a reader needs to know nothing of it."""
     folder.mkdir(parents=True, exist_ok=True)
     threshold = isinstance(sae, ThresholdSAE)
+    exact = sae.activation == "relu" or (isinstance(sae, ThresholdSAE) and bool((sae.threshold >= 0).all()))
     with torch.no_grad():
         names = (*WEIGHTS, "threshold") if threshold else WEIGHTS
         state = {name: getattr(sae, name).detach().cpu().clone().contiguous() for name in names}
@@ -46,7 +60,9 @@ def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
         "normalize_activations": "none",
         "rescale_acts_by_decoder_norm": False,
         "reshape_activations": "none",
-        "metadata": metadata | {"activation": sae.activation, "unit_norm": sae.unit_norm, "k": sae.k},
+        "metadata": metadata
+        | {"activation": sae.activation, "unit_norm": sae.unit_norm, "k": sae.k}
+        | {"saelens": "exact" if exact else "codes below 0 are read as 0", "sae_lens_version": LAYOUT_SINCE},
     }
     (folder / "cfg.json").write_text(json.dumps(cfg, indent=1))
     save_file(state, folder / "sae_weights.safetensors")
@@ -106,7 +122,9 @@ def load_published(path: Path) -> TopKSAE:
 
 
 def load_sae(folder: Path) -> TopKSAE:
-    """Read an SAE of the topk or the jumprelu architecture in SAELens' layout.
+    """Read an SAE of the topk, jumprelu or standard architecture in SAELens' layout.
+
+    Its apply_b_dec_to_input and rescale_acts_by_decoder_norm are folded into the weights, which keeps its codes.
 
     Raises
     ------
@@ -122,7 +140,7 @@ def load_sae(folder: Path) -> TopKSAE:
         raise SteerError(f"the SAE in {folder} cannot be read ({type(error).__name__}); fetch the files again.") from error
     kind = ARCHITECTURES.get(cfg.get("architecture"))
     if kind is None:
-        msg = f"{folder}: architecture {cfg.get('architecture')!r} is not supported, only {' and '.join(ARCHITECTURES)}."
+        msg = f"{folder}: architecture {cfg.get('architecture')!r} is not supported, only {', '.join(ARCHITECTURES)}."
         raise SteerError(msg)
     for key, plain in PLAIN.items():
         if cfg.get(key, plain) not in (plain, None):
@@ -135,11 +153,16 @@ def load_sae(folder: Path) -> TopKSAE:
         raise SteerError(f"{folder}/{LAYOUT[0]} lacks {', '.join(missing)}.")
     # SAELens' own topk applies relu after TopK; ours marks its signed codes in the metadata
     options = {"activation": meta.get("activation", "relu"), "unit_norm": meta.get("unit_norm", False)}
-    names = (*WEIGHTS, "threshold") if kind is ThresholdSAE else WEIGHTS
+    names = (*WEIGHTS, "threshold") if cfg["architecture"] == "jumprelu" else WEIGHTS
     sae = _filled(_sized(cfg["d_in"], cfg["d_sae"], cfg["k"], folder, kind=kind, **options), state, names, folder)
-    if cfg.get("apply_b_dec_to_input"):
-        with torch.no_grad():
+    with torch.no_grad():
+        if cfg.get("apply_b_dec_to_input", True):  # SAELens' default
             sae.b_enc.sub_(sae.b_dec @ sae.W_enc)
+        if cfg.get("rescale_acts_by_decoder_norm"):  # pre-activations times the norms are selected from, and are the codes
+            norms = sae.W_dec.norm(dim=1).clamp_min(1e-8)
+            sae.W_enc.mul_(norms)
+            sae.b_enc.mul_(norms)
+            sae.W_dec.div_(norms[:, None])
     return sae
 
 

@@ -143,7 +143,8 @@ def test_published_files_that_are_no_files_of_weights(tmp_path):
     ("changes", "message"),
     [
         ({"normalize_activations": "layer_norm"}, "normalize_activations='layer_norm' is not supported"),
-        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm=True is not supported"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor=True is not supported"),
+        ({"activation_fn_str": "tanh-relu"}, "activation_fn_str='tanh-relu' is not supported"),
         ({"d_sae": 41}, r"W_enc has shape \(12, 40\), not \(12, 41\)"),
         ({"k": 0}, "k=0 must lie between 1 and the 40 features"),
     ],
