@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,14 +33,20 @@ class Run:
     path : the folder, made by Hydra
     stage : the command
     config : the resolved config, plain data
+    overrides, config_dir : what the command line gave, for `steer rerun`
     """
 
-    def __init__(self, path: Path, stage: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, stage: str, config: dict[str, Any], *, overrides: Sequence[str] = (), config_dir: str | None = None
+    ) -> None:
         self.path = path
         self.manifest: dict[str, Any] = {
             "stage": stage,
             "status": "running",
             "command": " ".join(["steer", *sys.argv[1:]]),
+            "overrides": list(overrides),
+            "config_dir": config_dir,
+            "folder": str(Path.cwd()),
             "seed": config.get("seed"),
             "start": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {name: _version(name) for name in PACKAGES},
@@ -58,9 +64,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.manifest["status"] = "done" if error is None else "failed"
+        stopped = isinstance(error, KeyboardInterrupt)
+        self.manifest["status"] = "done" if error is None else "stopped" if stopped else "failed"
         if error is not None:
-            self.manifest["error"] = f"{type(error).__name__}: {error}"
+            self.manifest["error"] = f"{type(error).__name__}: {error}".strip(": ")
         self.manifest["seconds"] = round(time.perf_counter() - self._clock, 3)
         self._write()
 
