@@ -262,6 +262,21 @@ class EvaluateConfig:
 
 
 @dataclass
+class TrackerConfig:
+    """Where numbers go beside the run folder (group `tracker`)."""
+
+    name: str = "jsonl"
+    """jsonl: the run folder alone; trackio, wandb or mlflow as well, whose package must be installed"""
+    project: str = "steerpipe"
+    """the tracker's project (MLflow: experiment)"""
+    uri: str | None = None
+    """mlflow: server or file store (file:///shared/mlruns); null is MLflow's own choice"""
+
+    def __post_init__(self) -> None:
+        _one_of("tracker.name", self.name, ("jsonl", "trackio", "wandb", "mlflow"))
+
+
+@dataclass
 class PretrainConfig(Recipe):
     """How `steer pretrain` makes the embedded model (group `pretrain`)."""
 
@@ -287,6 +302,7 @@ class Config:
     lam: LambdaConfig
     evaluate: EvaluateConfig
     pretrain: PretrainConfig
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     seed: int = 0
     activations: str = "stored"
     device: str = "auto"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import again, runs, tasks
+from . import again, report, runs, tasks
 from .failure import Stopped, explain, resume_line, say
 from .hydra import complete, forward, groups
 
@@ -75,6 +75,7 @@ app.command("rerun")(again.rerun)
 app.command("clean")(again.clean)
 app.command("validate")(again.validate)
 app.command("sweep-table")(runs.sweep_table)
+app.command("report")(report.report)
 
 
 def main(words: list[str] | None = None) -> None:

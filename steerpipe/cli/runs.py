@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SteerError, UsageError, unknown
+from ..run import flatten
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,17 +53,6 @@ class Past:
         names = ("stage", "status", "start", "seconds", "seed", "overrides", "error")
         kept = {name: self.manifest[name] for name in names if name in self.manifest}
         return {"run": self.name, "path": str(self.path), **kept, "metrics": self.metrics}
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as {a.b.c: value}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def find_runs(outputs: Path) -> list[Past]:
@@ -179,13 +169,8 @@ def show(name: NAME = "last", outputs: OUTPUTS = Path("outputs"), as_json: JSON 
 def diff(a: NAME, b: NAME = "last", outputs: OUTPUTS = Path("outputs"), as_json: JSON = False) -> None:
     """Compare two runs: the settings and the numbers that differ."""
     first, second = resolve_run(a, outputs), resolve_run(b, outputs)
-    parts = {}
-    for part, (left, right) in {
-        "config": (flatten(first.manifest.get("config", {})), flatten(second.manifest.get("config", {}))),
-        "metrics": (first.metrics, second.metrics),
-    }.items():
-        keys = [*left, *(key for key in right if key not in left)]
-        parts[part] = {k: [left.get(k), right.get(k)] for k in keys if left.get(k) != right.get(k)}
+    config, metrics = differences(first, second)
+    parts = {"config": config, "metrics": metrics}
     if as_json:
         _json({"a": first.name, "b": second.name, **parts})
         return
@@ -194,6 +179,16 @@ def diff(a: NAME, b: NAME = "last", outputs: OUTPUTS = Path("outputs"), as_json:
         if rows:
             table = [[key, *pair, _difference(*pair)] for key, pair in rows.items()]
             _print([part, first.name, second.name, "difference"], table)
+
+
+def differences(first: Past, second: Past) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Return {name: [in the first, in the second]} of the settings and of the numbers that differ."""
+    configs = [flatten(run.manifest.get("config", {})) for run in (first, second)]
+    found = []
+    for left, right in (configs, [first.metrics, second.metrics]):
+        keys = dict.fromkeys([*left, *right])
+        found.append({k: [left.get(k), right.get(k)] for k in keys if left.get(k) != right.get(k)})
+    return found[0], found[1]
 
 
 def sweep_table(

@@ -21,6 +21,7 @@ GROUPS: dict[str, Any] = {
     "lambda": config.LambdaConfig,
     "evaluate": config.EvaluateConfig,
     "pretrain": config.PretrainConfig,
+    "tracker": config.TrackerConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 

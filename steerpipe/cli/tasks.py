@@ -86,6 +86,7 @@ def _run_stage(stage: str, cfg: DictConfig) -> None:
     from ..run import Run
     from ..stages.common import Context
     from ..store import Store
+    from ..tracking import make_tracker
 
     if config.threads is not None:
         import numba
@@ -97,12 +98,17 @@ def _run_stage(stage: str, cfg: DictConfig) -> None:
     store = Store(Path(config.outputs) / ".store", config.reuse)
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    with Run(
-        folder, stage.replace("_", "-"), plain, overrides=list(hydra.overrides.task), config_dir=next(iter(own), None)
-    ) as record:
+    tracker = make_tracker(config.tracker.name, config.tracker.project, config.tracker.uri)
+    typed: dict[str, Any] = {"overrides": list(hydra.overrides.task), "config_dir": next(iter(own), None)}
+    with Run(folder, stage.replace("_", "-"), plain, tracker=tracker, **typed) as record:
         try:
             importlib.import_module(f"steerpipe.stages.{stage}").main(Context(config, store, record))
         finally:
             record.artefacts(store.used)
+    if stage == "run":
+        from ..report.page import run_page, write_page
+
+        write_page(folder / "report.html", run_page(folder))
+        log.info("report: %s", folder / "report.html")
     log.info("done in %.1f s: %s", record.manifest["seconds"], folder)
     print(folder, file=sys.stdout, flush=True)

@@ -117,7 +117,7 @@ def test_rerun_brings_back_old_defaults_and_refuses_what_it_does_not_know(workdi
         pinned(older)
 
 
-def test_clean_says_asks_and_keeps_what_runs_stand_on(ask, workdir, tmp_path, fitted):
+def test_clean_says_asks_and_keeps_what_runs_stand_on(ask, workdir, tmp_path, fitted, monkeypatch):
     outputs = tmp_path / "outputs"
     shutil.copytree(workdir / "outputs", outputs)
     assert removable(outputs) == []
@@ -129,6 +129,7 @@ def test_clean_says_asks_and_keeps_what_runs_stand_on(ask, workdir, tmp_path, fi
     gone = {path.name for path, _ in removable(outputs)}
     assert len(gone) == 3
     assert not gone & keys
+    monkeypatch.setattr("typer.confirm", lambda question: False)
     assert "3 folders" in ask("clean", "--unused", cwd=tmp_path)[1]  # nobody said yes
     assert len(removable(outputs)) == 3
     ask("clean", "--unused", "--yes", cwd=tmp_path)
