@@ -8,7 +8,7 @@ from typing import Any
 from .checks import one_of as _one_of
 from .checks import positive as _positive
 from .checks import share as _share
-from .config_sae import ScoreConfig, StabilityConfig
+from .config_sae import AnnotateConfig, FeatureConfig, ScoreConfig, StabilityConfig
 from .config_studies import DiagnoseConfig, ParetoConfig, TransferConfig
 from .errors import SteerError
 from .models.recipe import Recipe
@@ -166,62 +166,6 @@ class SaeConfig:
 
 
 @dataclass
-class AnnotateConfig:
-    """What features mean, and beside which dictionaries (group `annotate`)."""
-
-    library: str = "go_bp"
-    """go_bp, go_bp_direct, hallmark, reactome, enrichr:NAME, or a path to a .gmt or .gmt.gz"""
-    q: float = 0.05
-    """a term counts below this q, over all (feature, set) pairs"""
-    min_size: int = 5
-    """genes in the background that a library's set needs"""
-    max_size: int = 500
-    """and may have"""
-    min_genes: int = 10
-    """a feature's gene set is its round(participation ratio) top genes, at least so many"""
-    max_genes: int = 100
-    """and at the most so many"""
-    ochiai: float = 0.2
-    """features are linked in the graph from this overlap of their gene sets on"""
-    baselines: bool = True
-    """also annotate neurons, PCA, FastICA and a random SAE at the same layer"""
-    n_random: int = 5
-    """draws of matched random gene sets, for the false-positive rate"""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _share("annotate", self, "q")
-        _positive("annotate", self, "min_size", "max_size", "min_genes", "max_genes", "ochiai", "n_random")
-        for low, high in (("min_size", "max_size"), ("min_genes", "max_genes")):
-            if getattr(self, low) > getattr(self, high):
-                raise SteerError(f"annotate.{low} must not be more than annotate.{high}.")
-
-
-@dataclass
-class FeatureConfig:
-    """One feature's card, and the search for features (group `feature`)."""
-
-    id: int | None = None
-    """the feature that `steer feature` shows"""
-    find: str | None = None
-    """text that `steer features` looks for in labels, terms, genes and cell types"""
-    limit: int = 20
-    """features listed at the most"""
-    alphas: list[float] = field(default_factory=lambda: [float(alpha) for alpha in range(-5, 6)])
-    """dose response: what the feature's code is multiplied by; 1 is no change"""
-    cells: int = 16
-    """cells of the type where it fires most that it is steered in"""
-    n_random: int = 5
-    """null features of like activity, and random directions of the same norm"""
-    min_change: float = 0.05
-    """a gene counts as moved when its mean predicted log1p CP10K changes by more, and paired t < 0.05 (Bonferroni)"""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _positive("feature", self, "limit", "cells", "n_random", "min_change")
-
-
-@dataclass
 class ContrastConfig:
     """Which cells are steered, and towards which (group `contrast`)."""
 
@@ -339,6 +283,21 @@ class EvaluateConfig:
 
 
 @dataclass
+class TrackerConfig:
+    """Where numbers go beside the run folder (group `tracker`)."""
+
+    name: str = "jsonl"
+    """jsonl: the run folder alone; trackio, wandb or mlflow as well, whose package must be installed"""
+    project: str = "steerpipe"
+    """the tracker's project (MLflow: experiment)"""
+    uri: str | None = None
+    """mlflow: server or file store (file:///shared/mlruns); null is MLflow's own choice"""
+
+    def __post_init__(self) -> None:
+        _one_of("tracker.name", self.name, ("jsonl", "trackio", "wandb", "mlflow"))
+
+
+@dataclass
 class PretrainConfig(Recipe):
     """How `steer pretrain` makes the embedded model (group `pretrain`)."""
 
@@ -371,6 +330,7 @@ class Config:
     diagnose: DiagnoseConfig
     transfer: TransferConfig
     pareto: ParetoConfig
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     seed: int = 0
     activations: str = "stored"
     device: str = "auto"

@@ -1,30 +1,59 @@
-"""Progress bars that are quiet when nobody watches, and how results are rounded for the log."""
+"""Progress bars that are quiet when nobody watches, and log lines that do not break them."""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 T = TypeVar("T")
+QUIET = "STEER_QUIET"
+"""Environment variable, set by `-q`, that draws no bars: the processes of a launcher inherit it."""
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Log lines to what standard error is now: while a bar is drawn, rich takes them and puts them above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class Rate(ProgressColumn):
+    """Items per second, of late."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate of one bar."""
+        speed = task.finished_speed or task.speed
+        return Text(
+            "" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s", style="progress.data.speed"
+        )
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Open a progress display on standard error; nothing is drawn where that is not a terminal."""
+    """Open a progress display with rate and time left on standard error; nothing is drawn where that is not a terminal."""
     console = Console(stderr=True)
     columns = ("[progress.description]{task.description}", BarColumn(), "{task.completed:,.0f}/{task.total:,.0f}")
     bar = Progress(
         *columns,
+        Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or bool(os.environ.get(QUIET)),
     )
     with bar:
         yield bar

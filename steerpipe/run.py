@@ -9,18 +9,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from .store import Artefact
+from .tracking import Tracker, finite_numbers
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 PACKAGES = ("steerpipe", "torch", "numpy", "scipy", "scanpy", "anndata", "hydra-core", "numba")
@@ -34,14 +34,29 @@ class Run:
     path : the folder, made by Hydra
     stage : the command
     config : the resolved config, plain data
+    overrides, config_dir : what the command line gave, for `steer rerun`
+    tracker : told the settings, numbers and curves as well
     """
 
-    def __init__(self, path: Path, stage: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stage: str,
+        config: dict[str, Any],
+        *,
+        overrides: Sequence[str] = (),
+        config_dir: str | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self._tracker = tracker
         self.path = path
         self.manifest: dict[str, Any] = {
             "stage": stage,
             "status": "running",
             "command": " ".join(["steer", *sys.argv[1:]]),
+            "overrides": list(overrides),
+            "config_dir": config_dir,
+            "folder": str(Path.cwd()),
             "seed": config.get("seed"),
             "start": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {name: _version(name) for name in PACKAGES},
@@ -56,14 +71,21 @@ class Run:
         self._clock = time.perf_counter()
         self.path.mkdir(parents=True, exist_ok=True)
         self._write()
+        if self._tracker is not None:
+            name = f"{self.manifest['stage']} {self.path.parent.name}/{self.path.name}"
+            self._tracker.start(name, flatten(self.manifest["config"]))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.manifest["status"] = "done" if error is None else "failed"
+        stopped = isinstance(error, KeyboardInterrupt)
+        self.manifest["status"] = "done" if error is None else "stopped" if stopped else "failed"
         if error is not None:
-            self.manifest["error"] = f"{type(error).__name__}: {error}"
+            self.manifest["error"] = f"{type(error).__name__}: {error}".strip(": ")
         self.manifest["seconds"] = round(time.perf_counter() - self._clock, 3)
         self._write()
+        if self._tracker is not None:
+            self._tracker.numbers(finite_numbers(self._metrics))
+            self._tracker.finish(self.manifest["status"])
 
     def artefacts(self, used: list[Artefact]) -> None:
         """Record which artefacts the run stands on, and whether it built or reused them."""
@@ -80,6 +102,8 @@ class Run:
     def curve(self, rows: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl, a row a step."""
         _replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if self._tracker is not None:
+            self._tracker.curve(rows)
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as CSV."""
@@ -105,6 +129,14 @@ def save_figure(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> 
     figure.savefig(plots / f"{name}.png", dpi=150)
     figure.savefig(plots / f"{name}.svg", metadata={"Date": None})
     save_table(plots, name, data)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as {a.b.c: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,12 +8,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .errors import SteerError
 
@@ -83,7 +84,7 @@ class Store:
         if found is not None:
             return found
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # two jobs of one sweep: the second waits and reuses
+        with _locked(path, f"{stage} {key}"):  # two jobs of one sweep: the second waits and reuses
             artefact = self._reuse(stage, key, path)
             if artefact is None:
                 artefact = self._build(stage, key, path, config, parents, build)
@@ -108,7 +109,10 @@ class Store:
             if self.reuse == "only":
                 raise SteerError(f"reuse=only, but {stage} {key} has not been built in {self.root}; run with reuse=auto.")
             return None
-        seconds = float(json.loads(record.read_text())["seconds"])
+        try:
+            seconds = float(json.loads(record.read_text())["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SteerError(f"{record} is damaged; remove the folder {path}, and the same command builds it anew.") from error
         log.info("%s %s: reused (%.1f s saved)", stage, key, seconds)
         return Artefact(stage, key, path, True, seconds)
 
@@ -131,10 +135,28 @@ class Store:
         seconds = time.perf_counter() - start
         record = {"stage": stage, "key": key, "parents": [p.key for p in parents], "config": config, "seconds": seconds}
         (partial / "artefact.json").write_text(json.dumps(record, indent=1, default=str))
-        if path.is_dir():  # reuse=never: the old one makes way only now
-            shutil.rmtree(path)
+        old = path.with_name(f"{key}.old")
+        if path.is_dir():  # reuse=never: the old one makes way only now, whole, by a rename
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
         partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
         with (self.root / "builds.jsonl").open("a") as file:
             file.write(json.dumps({"stage": stage, "key": key, "seconds": seconds, "pid": os.getpid()}) + "\n")
         log.info("%s %s: built in %.1f s", stage, key, seconds)
         return Artefact(stage, key, path, False, seconds)
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Hold an artefact's lock, and say so when another process has it."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        log.info("%s: another process is at it; waiting for it to finish", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

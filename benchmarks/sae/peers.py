@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def steerpipe(job: Job, batches: Iterable[Tensor]) -> Trained:
 
         n_cells, n_genes, width, policy = 1, job.batch * job.steps, job.width, TokenPolicy()
 
-        def batches(self, cells, batch_size, *, seed=None, skip=0):  # noqa: ARG002
+        def batches(self, cells, batch_size, *, seed=None, skip=0):
             for number, x in enumerate(batches):
                 if number >= skip:
                     yield x
@@ -105,7 +106,7 @@ def sparsify(job: Job, batches: Iterable[Tensor], optimiser: str = "signum") -> 
     class Streams(nn.Module):
         """What Trainer.fit uses of a transformer: one hookable block, whose output is the next batch as one sequence."""
 
-        dummy_inputs = {"input_ids": None}
+        dummy_inputs: ClassVar = {"input_ids": None}
         device = torch.device("cpu")
 
         def __init__(self) -> None:
@@ -248,4 +249,6 @@ def fingerprint(folder: Path) -> str:
 
 def describe(values: list[float]) -> dict[str, float]:
     """Return mean and standard deviation."""
-    return json.loads(json.dumps({"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}))
+    return json.loads(
+        json.dumps({"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0})
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,8 +35,9 @@ def write_shard(folder: Path, number: int, tokens: np.ndarray, dtype: str) -> No
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file beside, then rename it."""
-    beside = path.with_suffix(f".{os.getpid()}.tmp.npy")
-    np.save(beside, array)
+    beside = path.with_suffix(".tmp")  # no .npy: a reader that globs must not find what a killed run left
+    with beside.open("wb") as file:
+        np.save(file, array)
     beside.replace(path)
 
 

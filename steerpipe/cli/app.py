@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from omegaconf import DictConfig
 
-from . import runs, tasks
+from . import again, report, runs, tasks
+from .failure import Stopped, explain, resume_line, say
 from .hydra import complete, forward, groups
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+QUIET = "STEER_QUIET"  # steerpipe.progress reads it; importing that here would cost `steer --help` a part of its time
 
 app = typer.Typer(
     name="steer",
@@ -53,11 +60,18 @@ def add(task: Callable[[DictConfig], None]) -> None:
         info: Info = None,
         config_dir: ConfigDir = None,
         plan: Annotated[bool, typer.Option("--plan", help="Print what extraction would cost, and stop.")] = False,
+        quiet: Annotated[
+            bool, typer.Option("--quiet", "-q", help="Warnings and the run folder alone; no progress bars.")
+        ] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Everything that the stages have to say.")] = False,
     ) -> None:
+        if quiet:
+            os.environ[QUIET] = "1"
+        loud = [("handlers.console", "WARNING")] * quiet + [("loggers.steerpipe", "DEBUG")] * verbose
+        levels = [f"hydra.job_logging.{where}.level={level}" for where, level in loud]
         planned = ["extract.plan=true"] if plan else []
-        forward(
-            tasks.extract if plan else task, [*(overrides or []), *planned], _flags(multirun, cfg, resolve, info, config_dir)
-        )
+        words = [*(overrides or []), *planned, *levels]
+        forward(tasks.extract if plan else task, words, _flags(multirun, cfg, resolve, info, config_dir))
 
 
 @app.command("feature", help=tasks.feature.__doc__)
@@ -92,8 +106,29 @@ for _task in tasks.TASKS:
     add(_task)
 app.command("runs")(runs.list_runs)
 app.command("show")(runs.show)
+app.command("diff")(runs.diff)
+app.command("rerun")(again.rerun)
+app.command("clean")(again.clean)
+app.command("validate")(again.validate)
+app.command("sweep-table")(runs.sweep_table)
+app.command("report")(report.report)
 
 
-def main() -> None:
-    """Entry point of `steer`."""
-    app()
+def main(words: list[str] | None = None) -> None:
+    """Entry point of `steer`: exits 1 for what the user can repair, 2 for an unreadable command line, 130 for Ctrl-C."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        result: Any = app(words, prog_name="steer", standalone_mode=False)
+        raise SystemExit(result if isinstance(result, int) else 0)
+    except KeyboardInterrupt:
+        say(resume_line(words))
+        raise SystemExit(130) from None
+    except (Exception, Stopped) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[union-attr]
+            raise SystemExit(2) from None
+        line = explain(error)
+        if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        say(str(line))
+        raise SystemExit(line.code) from None

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from .. import config, config_sae, config_studies
-from ..errors import SteerError
+from ..errors import SteerError, unknown
 
-GROUPS = {
+GROUPS: dict[str, Any] = {
     "model": config.ModelConfig,
     "dataset": config.DatasetConfig,
     "layer": config.LayerConfig,
     "extract": config.ExtractConfig,
     "sae": config.SaeConfig,
-    "annotate": config.AnnotateConfig,
-    "feature": config.FeatureConfig,
+    "annotate": config_sae.AnnotateConfig,
+    "feature": config_sae.FeatureConfig,
     "contrast": config.ContrastConfig,
     "objective": config.ObjectiveConfig,
     "lambda": config.LambdaConfig,
@@ -26,6 +28,7 @@ GROUPS = {
     "diagnose": config_studies.DiagnoseConfig,
     "transfer": config_studies.TransferConfig,
     "pareto": config_studies.ParetoConfig,
+    "tracker": config.TrackerConfig,
 }
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 
@@ -47,6 +50,12 @@ def from_hydra(cfg: DictConfig) -> config.Config:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise SteerError(f"{missing[0]} is needed: add {missing[0]}=... to the command.")
+    for group, schema in GROUPS.items():
+        if group not in cfg:
+            raise SteerError(f"the group {group} cannot be left out; choose one of its files, see: steer fit --help")
+        for key in cfg[group]:  # `+sae.new=1` gets past Hydra
+            if key not in schema.__dataclass_fields__:
+                raise unknown(f"key in {group}", key, schema.__dataclass_fields__)
     parts = {group: OmegaConf.to_object(cfg[group]) for group in GROUPS}
     parts["lam"] = parts.pop("lambda")
     return config.Config(**parts, **{name: cfg[name] for name in PLAIN})  # type: ignore[arg-type]

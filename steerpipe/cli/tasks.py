@@ -6,12 +6,12 @@ import importlib
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from .failure import Stopped, explain
 
-from ..errors import SteerError
-from . import schema
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,25 @@ TASKS = (
 
 
 def _run(stage: str, cfg: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        _run_stage(stage, cfg)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        # a sweep goes on with its other jobs, and Hydra names the one that failed
+        raise (line if HydraConfig.get().mode is RunMode.MULTIRUN else Stopped(line)) from error
+
+
+def _run_stage(stage: str, cfg: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from . import schema
+
     schema.register()  # a launcher's worker starts from nothing
     config = schema.from_hydra(cfg)
     import torch
@@ -105,20 +124,29 @@ def _run(stage: str, cfg: DictConfig) -> None:
     from ..run import Run
     from ..stages.common import Context
     from ..store import Store
+    from ..tracking import make_tracker
 
     if config.threads is not None:
         import numba
 
         torch.set_num_threads(config.threads)
         numba.set_num_threads(min(config.threads, numba.get_num_threads()))
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     store = Store(Path(config.outputs) / ".store", config.reuse)
-    with Run(folder, stage.replace("_", "-"), OmegaConf.to_container(cfg, resolve=True)) as record:  # type: ignore[arg-type]
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    tracker = make_tracker(config.tracker.name, config.tracker.project, config.tracker.uri)
+    typed: dict[str, Any] = {"overrides": list(hydra.overrides.task), "config_dir": next(iter(own), None)}
+    with Run(folder, stage.replace("_", "-"), plain, tracker=tracker, **typed) as record:
         try:
             importlib.import_module(f"steerpipe.stages.{stage}").main(Context(config, store, record))
-        except KeyboardInterrupt:
-            raise SteerError("stopped; the same command resumes from what is in the store.") from None
         finally:
             record.artefacts(store.used)
+    if stage == "run":
+        from ..report.page import run_page, write_page
+
+        write_page(folder / "report.html", run_page(folder))
+        log.info("report: %s", folder / "report.html")
     log.info("done in %.1f s: %s", record.manifest["seconds"], folder)
     print(folder, file=sys.stdout, flush=True)

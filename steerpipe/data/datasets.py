@@ -119,8 +119,9 @@ def h5ad(cfg: DatasetConfig) -> AnnData:
         raise SteerError(f"dataset.path={path} does not exist (working folder: {Path.cwd()}).")
     try:
         adata = read_h5ad(path, backed="r")
-    except OSError as error:
-        raise SteerError(f"{path} cannot be read as .h5ad ({error}); is the file complete?") from error
+    except Exception as error:  # h5py and anndata raise many types for a broken file
+        line = " ".join(str(error).split())[:200]
+        raise SteerError(f"{path} cannot be read as .h5ad ({line}); is the file complete? Copy or write it again.") from error
     adata.var_names = adata.var_names.astype(str)
     return adata
 

@@ -117,8 +117,11 @@ def readout_key(config: ModelConfig) -> dict[str, Any]:
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    mode: Any = "r+" if path.is_file() else "w+"
-    return np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=shape)
+    if not path.is_file():  # made beside: a killed run must not leave one that is too short to map
+        beside = path.with_suffix(".tmp")
+        np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape).flush()
+        beside.replace(path)
+    return np.lib.format.open_memmap(path, mode="r+", dtype=np.float32, shape=shape)
 
 
 def _keep(out: np.ndarray, row_of: dict[int, int], cells: np.ndarray, stream: Tensor) -> None:

@@ -12,10 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ..config import as_dict
-from ..interpret.activity import feature_activity
 from ..interpret.programs import gene_sets, participation_ratio
 from ..plot import dictionaries as figures
 from ..sae.stability import Match, cosines, match, ochiai
+from .activity import activity
 from .common import Context
 from .dictionary import Dictionary, check_dictionary, dictionary
 from .extract import Activations, activations
@@ -65,7 +65,8 @@ def _compare(context: Context, source: Activations, found: dict[int, Dictionary]
     rows = {seed: one.sae.W_dec.detach().numpy()[alive[seed]] for seed, one in found.items()}
     sets: dict[int, sp.csr_matrix] = {}
     for seed, one in found.items() if config.gene_sets else ():
-        M = feature_activity(one.sae, source.tokens, [""] * source.tokens.n_cells).matrix()
+        _, where = activity(context, source, "sae", one.sae, one.artefact)
+        M = where.matrix()
         sets[seed] = gene_sets(M, participation_ratio(M))[alive[seed]]
     table: list[dict[str, object]] = []
     pairs: list[pd.DataFrame] = []

@@ -66,8 +66,8 @@ def test_own_config_folder(steer, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fit", "objective=latnt"], "objective/latnt"),
-        (["fit", "sae.kk=3"], "sae.kk"),
+        (["fit", "objective=latnt"], "did you mean 'latent'?"),
+        (["fit", "sae.kk=3"], "unknown key in sae 'kk'"),
         (["fit", "sae.k=many"], "sae.k"),
         (["fit", "lambda.value=-1"], "must be greater than 0"),
         (["fit", "dataset=h5ad", "dataset.path=no.h5ad", "dataset.label=x"], "does not exist"),

@@ -1,0 +1,237 @@
+"""One self-contained HTML page for a run, a sweep or a comparison: figures and tables inside, nothing from the network.
+
+Cost: the page holds the figures' SVG and at most 300 rows a table; a figure whose SVG is over 700 kB goes in as its PNG.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+MAX_ROWS = 300
+MAX_SVG = 700_000
+SPACES = {
+    "layer": "latent (layer)",
+    "final": "latent (final)",
+    "layer_nearest": "10 nearest",
+    "de_up": "DE up",
+    "de_down": "DE down",
+    "de_up_unseen": "DE up, unseen",
+    "de_down_unseen": "DE down, unseen",
+}
+NOTES = {
+    "scores": "Held-out cells. Share of cells that end closer to the target (median change of distance; below 0 is closer). "
+    "The first rows are the fits, each scored in both geometries; the others are controls, which say what it means.",
+    "recipe": "Features with theta = alpha - 1 other than 0, strongest first. alpha = 1 changes nothing.",
+    "markers": "Share of the gap between source and target that steering closes, predicted: 0 none, 1 all, below 0 "
+    "the wrong way.",
+    "genes": "The genes that steering closes most of the gap of, largest gaps first.",
+}
+CITE = (
+    "steerpipe {version}. The published steering study: “Dissecting and Steering Cell Identity in a Single-Cell Foundation "
+    "Model Using Sparse Autoencoders”, MLGenX 2026 (OpenReview 6B3zp01ubG).",
+    "AIDO.Cell: Ho et al. 2024, “Scaling dense representations for single cell with transcriptome-scale context”.",
+    "TopK sparse autoencoders: Gao et al. 2024, arXiv:2406.04093. Proximal steps (SpaRSA): Wright, Nowak and Figueiredo 2009.",
+)
+CLAIMS = (
+    "That steering a model's activations says what a real cell would do: this is a statement about the model.",
+    "That a number here holds on other data, donors, layers or models: it was measured on the cells named below.",
+    "That a recruited feature is a cause: an effect that the controls show as well is not one of the recipe's own.",
+)
+MINI = "The model is mini, a small network of our own. It is not AIDO.Cell, and nothing here says anything about AIDO.Cell."
+
+
+@dataclass
+class Table:
+    """A sortable table: columns, and rows of (text shown, value sorted by)."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[tuple[str, Any]]]
+    note: str = ""
+    strong: set[int] = field(default_factory=set)
+
+
+def run_page(folder: Path) -> str:
+    """Return the page of one run folder: what is there is shown, whichever stage made it."""
+    manifest, metrics = _json(folder / "manifest.json"), _json(folder / "metrics.json")
+    tables = []
+    if (folder / "scores.csv").is_file():
+        tables.append(_scores(pd.read_csv(folder / "scores.csv")))
+    features = _features(folder)
+    for file in sorted(folder.glob("recipe*.csv")):
+        title = " ".join(["Recipe", *file.stem.split("_")[1:]])
+        frame = pd.read_csv(file)
+        for extra in features:
+            new = [c for c in extra if c not in frame]
+            frame = frame.merge(extra[["feature", *new]], on="feature", how="left") if new and "feature" in frame else frame
+        tables.append(_frame(title, frame, NOTES["recipe"]))
+    if (folder / "markers.csv").is_file():
+        tables.append(_frame("Markers", pd.read_csv(folder / "markers.csv"), NOTES["markers"]))
+    if (folder / "genes.csv").is_file():
+        genes = pd.read_csv(folder / "genes.csv")
+        if "gap_fraction" in genes and "gap" in genes:
+            tables.append(_frame("Genes", genes.iloc[np.argsort(-genes["gap"].abs(), kind="stable")], NOTES["genes"]))
+    if metrics:
+        tables.append(Table("Numbers", ["metric", "value"], [[_cell(key), _cell(value)] for key, value in metrics.items()]))
+    known = {"scores", "markers", "genes", *(f.stem for f in folder.glob("recipe*.csv"))}
+    for file in sorted(folder.glob("*.csv")):
+        if file.stem not in known:
+            tables.append(_frame(file.stem.replace("_", " ").capitalize(), pd.read_csv(file)))
+    stage = manifest.get("stage", "run")
+    return _render(f"steer {stage}", [manifest], tables, _figures(folder, ""))
+
+
+def sweep_page(name: str, manifests: Sequence[Mapping[str, Any]], columns: list[str], rows: list[dict[str, Any]]) -> str:
+    """Return the page of a sweep: one row a job, with what was swept and every number."""
+    table = Table("Jobs", columns, [[_cell(row.get(column)) for column in columns] for row in rows])
+    return _render(f"sweep {name}", list(manifests), [table], [])
+
+
+def comparison_page(a: Path, b: Path, config: Mapping[str, Sequence[Any]], metrics: Mapping[str, Sequence[Any]]) -> str:
+    """Return the page of two runs: settings and numbers that differ, and their figures in turn."""
+    tables = []
+    for title, rows in {"Settings that differ": config, "Numbers that differ": metrics}.items():
+        cells = [[_cell(key), _cell(left), _cell(right), _cell(_minus(right, left))] for key, (left, right) in rows.items()]
+        tables.append(Table(title, ["name", "A", "B", "B - A"], cells, "" if cells else "None."))
+    figures = [*_figures(a, "A: "), *_figures(b, "B: ")]
+    figures.sort(key=lambda figure: figure["title"][3:])
+    return _render("comparison", [_json(a / "manifest.json"), _json(b / "manifest.json")], tables, figures)
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page beside, then rename it."""
+    beside = path.with_suffix(".tmp")
+    beside.write_text(html)
+    beside.replace(path)
+
+
+def _render(title: str, manifests: list[Any], tables: list[Table], figures: list[dict[str, str]]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    source = files("steerpipe.report").joinpath("template.html").read_text()
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
+    first = manifests[0] if manifests else {}
+    models = {m.get("config", {}).get("model", {}).get("path") for m in manifests}
+    warnings = [MINI] if "mini" in models else []
+    warnings += sorted({m["licence"]["licence"] for m in manifests if "non-commercial" in str(m.get("licence"))})
+    for manifest in manifests:
+        if manifest.get("status") not in ("done", "running"):
+            warnings.append(f"A run is {manifest.get('status')}: {manifest.get('error', '')}")
+    version = first.get("versions", {}).get("steerpipe", "")
+    return template.render(
+        title=title,
+        manifests=manifests,
+        first=first,
+        what=_what(first.get("config", {})),
+        warnings=warnings,
+        tables=tables,
+        figures=figures,
+        config=json.dumps(first.get("config", {}), indent=1),
+        cite=[line.format(version=version) for line in CITE],
+        claims=CLAIMS,
+    )
+
+
+def _what(config: Mapping[str, Any]) -> str:
+    """One line: model, data, contrast."""
+    if not config:
+        return ""
+    data = config["dataset"].get("path") or config["dataset"]["name"]
+    contrast = config.get("contrast", {})
+    return f"{config['model']['path']} · {data} · {contrast.get('source')} → {contrast.get('target')}"
+
+
+def _scores(scores: pd.DataFrame) -> Table:
+    """The 2 x 2 table and its controls: a row a recipe, a column a space, held-out cells."""
+    held = scores[scores["split"] == "held"]
+    spaces = [space for space in SPACES if space in set(held["space"])]
+    rows: list[list[tuple[str, Any]]] = []
+    strong: set[int] = set()
+    for recipe, group in held.groupby("recipe", sort=False):
+        if (group["kind"] == "recipe").any():
+            strong.add(len(rows))
+        row = [_cell(str(recipe))]
+        by_space = group.set_index("space")
+        for space in spaces:
+            if space not in by_space.index:
+                row.append(("", -np.inf))
+                continue
+            closer, change = by_space.loc[space, "closer"], by_space.loc[space, "change"]
+            share = "" if pd.isna(closer) else f"{closer:.0%} "
+            row.append((f"{share}({change:+.1%})", float(change)))
+        rows.append(row)
+    return Table("Scores", ["recipe", *(SPACES[space] for space in spaces)], rows, NOTES["scores"], strong)
+
+
+def _features(folder: Path) -> list[pd.DataFrame]:
+    """Tables with one row a feature, such as its genes, GO terms and verdict: they join the recipe."""
+    found = []
+    for file in sorted(folder.glob("*.csv")):
+        if file.stem.startswith("recipe"):
+            continue
+        frame = pd.read_csv(file)
+        if "feature" in frame and frame["feature"].is_unique:
+            found.append(frame)
+    return found
+
+
+def _frame(title: str, frame: pd.DataFrame, note: str = "") -> Table:
+    if len(frame) > MAX_ROWS:
+        note = f"{note} The first {MAX_ROWS} of {len(frame):,} rows; all are in the run folder.".strip()
+    rows = [[_cell(value) for value in row] for row in frame.head(MAX_ROWS).itertuples(index=False)]
+    return Table(title, [str(column) for column in frame], rows, note)
+
+
+def _cell(value: Any) -> tuple[str, Any]:
+    """The text of a value, and what it is sorted by."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "", ""
+    if isinstance(value, (bool, np.bool_)):
+        return str(value), str(value)
+    if isinstance(value, (int, np.integer)):
+        return str(value), int(value)
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}", float(value)
+    return str(value), str(value)
+
+
+def _minus(right: Any, left: Any) -> Any:
+    numbers = [isinstance(x, (int, float)) and not isinstance(x, bool) for x in (left, right)]
+    return right - left if all(numbers) else None
+
+
+def _figures(folder: Path, prefix: str) -> list[dict[str, str]]:
+    """Every figure of a run folder as inline SVG, or as a PNG where that is much smaller."""
+    found = []
+    for number, file in enumerate(sorted((folder / "plots").glob("*.svg"))):
+        title = prefix + file.stem.replace("_", " ")
+        if file.stat().st_size <= MAX_SVG:
+            markup = _inline(file.read_text(), f"{prefix[:1]}{number}-")
+        else:
+            data = base64.b64encode(file.with_suffix(".png").read_bytes()).decode()
+            markup = f'<img alt="{title}" src="data:image/png;base64,{data}">'
+        found.append({"title": title, "markup": markup})
+    return found
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """An SVG for a page that has others: no prolog or metadata, ids of its own, scaled to the page's width."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'(\bid=")', rf"\g<1>{prefix}", svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", svg)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
