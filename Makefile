@@ -4,9 +4,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ORACLE ?= .venv-oracle
+LOWEST ?= .venv-lowest
+TRACKING ?= .venv-tracking
 ARGS ?=
 
-.PHONY: help setup demo test oracle bench-extract bench-latent bench-mini lint format types clean
+.PHONY: help setup demo test oracle lowest tracking bench-extract bench-latent bench-mini lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +41,23 @@ $(ORACLE)/.done: pyproject.toml constraints-oracle.txt
 oracle: $(ORACLE)/.done  ## parity with the published AIDO.Cell code, in .venv-oracle; prints a table
 	$(ORACLE)/bin/python -m pytest -m oracle tests/oracle $(ARGS)
 
+$(LOWEST)/.done: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e . pytest
+	touch $@
+
+lowest: $(LOWEST)/.done  ## the tests that take a minute, with the lowest versions of every requirement, in .venv-lowest
+	$(LOWEST)/bin/python -m pytest -W default tests/test_conf.py tests/test_store.py tests/activations tests/steering \
+	  tests/models/test_aido_cell.py tests/report $(ARGS)
+
+$(TRACKING)/.done: pyproject.toml
+	$(PYTHON) -m venv $(TRACKING)
+	$(TRACKING)/bin/pip install --quiet --disable-pip-version-check "trackio>=0.2" "mlflow-skinny>=3" pytest
+	touch $@
+
+tracking: $(TRACKING)/.done  ## Trackio and MLflow's file store, in .venv-tracking: their requirements are other ones
+	PYTHONPATH=. $(TRACKING)/bin/python -m pytest --noconftest -W default tests/test_tracking.py $(ARGS)
+
 bench-extract: $(ORACLE)/.done  ## time and memory of a cell beside the published code, and fit steps with and without the cache
 	$(ORACLE)/bin/python -m benchmarks.extract $(ARGS)
 
@@ -58,4 +77,4 @@ types: setup  ## mypy
 	$(BIN)/mypy
 
 clean:  ## remove the environment and caches, keep outputs
-	rm -rf $(VENV) $(ORACLE) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(ORACLE) $(LOWEST) $(TRACKING) .pytest_cache .ruff_cache .mypy_cache
