@@ -6,10 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ORACLE ?= .venv-oracle
 PEERS ?= .venv-peers
+LOWEST ?= .venv-lowest
+TRACKING ?= .venv-tracking
 BENCH ?= outputs/bench-sae
 ARGS ?=
 
-.PHONY: help setup demo figures test oracle oracle-sae bench-extract bench-sae bench-fit bench-annotate bench-mini go-sets lint format types clean
+.PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate \
+  bench-mini go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +67,23 @@ oracle: $(ORACLE)/.done oracle-sae  ## parity with the published AIDO.Cell code 
 oracle-sae: $(PEERS)/.done  ## the half of it about SAE files and trainers, in .venv-peers
 	$(PEERS)/bin/python -m pytest --noconftest -m oracle tests/oracle/test_sae_*.py $(ARGS)
 
+$(LOWEST)/.done: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e . pytest
+	touch $@
+
+lowest: $(LOWEST)/.done  ## the tests that take a minute, with the lowest versions of every requirement, in .venv-lowest
+	$(LOWEST)/bin/python -m pytest -W default tests/test_conf.py tests/test_store.py tests/activations tests/steering \
+	  tests/models/test_aido_cell.py tests/report $(ARGS)
+
+$(TRACKING)/.done: pyproject.toml
+	$(PYTHON) -m venv $(TRACKING)
+	$(TRACKING)/bin/pip install --quiet --disable-pip-version-check "trackio>=0.2" "mlflow-skinny>=3" pytest
+	touch $@
+
+tracking: $(TRACKING)/.done  ## Trackio and MLflow's file store, in .venv-tracking: their requirements are other ones
+	PYTHONPATH=. $(TRACKING)/bin/python -m pytest --noconftest -W default tests/test_tracking.py $(ARGS)
+
 bench-extract: $(ORACLE)/.done  ## time and memory of a cell beside the published code, and fit steps with and without the cache
 	$(ORACLE)/bin/python -m benchmarks.extract $(ARGS)
 
@@ -93,4 +113,4 @@ types: setup  ## mypy
 	$(BIN)/mypy
 
 clean:  ## remove the environment and caches, keep outputs
-	rm -rf $(VENV) $(ORACLE) $(PEERS) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(ORACLE) $(PEERS) $(LOWEST) $(TRACKING) .pytest_cache .ruff_cache .mypy_cache

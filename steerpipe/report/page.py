@@ -34,7 +34,7 @@ NOTES = {
     "recipe": "Features with theta = alpha - 1 other than 0, strongest first. alpha = 1 changes nothing.",
     "markers": "Share of the gap between source and target that steering closes, predicted: 0 none, 1 all, below 0 "
     "the wrong way.",
-    "genes": "The genes that steering closes most of the gap of, largest gaps first.",
+    "genes": "Predicted expression of source, steered and target cells; the largest gaps between source and target first.",
 }
 CITE = (
     "steerpipe {version}. The published steering study: “Dissecting and Steering Cell Identity in a Single-Cell Foundation "
@@ -60,6 +60,11 @@ class Table:
     note: str = ""
     strong: set[int] = field(default_factory=set)
 
+    @property
+    def numeric(self) -> set[int]:
+        """The columns that hold numbers, to be set flush right."""
+        return {i for i in range(len(self.columns)) if any(isinstance(row[i][1], (int, float)) for row in self.rows)}
+
 
 def run_page(folder: Path) -> str:
     """Return the page of one run folder: what is there is shown, whichever stage made it."""
@@ -79,8 +84,9 @@ def run_page(folder: Path) -> str:
         tables.append(_frame("Markers", pd.read_csv(folder / "markers.csv"), NOTES["markers"]))
     if (folder / "genes.csv").is_file():
         genes = pd.read_csv(folder / "genes.csv")
-        if "gap_fraction" in genes and "gap" in genes:
-            tables.append(_frame("Genes", genes.iloc[np.argsort(-genes["gap"].abs(), kind="stable")], NOTES["genes"]))
+        if len(genes) and {"source", "target"} <= set(genes):
+            order = np.argsort(-(genes["target"] - genes["source"]).abs(), kind="stable")
+            tables.append(_frame("Genes", genes.iloc[order], NOTES["genes"]))
     if metrics:
         tables.append(Table("Numbers", ["metric", "value"], [[_cell(key), _cell(value)] for key, value in metrics.items()]))
     known = {"scores", "markers", "genes", *(f.stem for f in folder.glob("recipe*.csv"))}

@@ -40,6 +40,12 @@ def test_help_lists_the_commands_and_groups(steer):
         "pretrain",
         "runs",
         "show",
+        "diff",
+        "rerun",
+        "clean",
+        "validate",
+        "sweep-table",
+        "report",
     ):
         assert command in text
     text = steer("fit", "--help").stdout
@@ -116,6 +122,10 @@ def test_a_whole_run_and_its_folder(whole_run):
             assert (folder / "plots" / f"{name}.{suffix}").stat().st_size > 100
     assert (folder / ".hydra" / "config.yaml").is_file()
     assert (folder / "run.log").stat().st_size > 100
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "Recipe expression" in page
+    assert len(page) < 5_000_000
 
 
 def test_a_second_run_builds_nothing(steer, workdir, whole_run):

@@ -1,0 +1,197 @@
+"""The report as a file, and in a headless Chromium: offline, sorted, seen, printed, used by keyboard alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
+from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
+from steerpipe.run import Run
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SPACES = ("layer", "final", "de_up", "de_down")
+
+
+def make_run(folder, *, seed=0, model="mini", k=8):
+    """A run folder as `steer run` writes it, with figures by matplotlib."""
+    rng = np.random.default_rng(seed)
+    config = {
+        "model": {"path": model},
+        "dataset": {"name": "pbmc68k_reduced", "path": None},
+        "contrast": {"source": "CD4", "target": "<CD8>"},
+        "sae": {"k": k},
+    }
+    with Run(folder, "run", config, overrides=[f"sae.k={k}"]) as run:
+        rows = [
+            {"recipe": recipe, "kind": kind, "split": "held", "space": space, "closer": rng.random(), "change": rng.normal()}
+            for recipe, kind in (
+                ("latent", "recipe"),
+                ("expression", "recipe"),
+                ("no-op", "control"),
+                ("random features", "control"),
+            )
+            for space in SPACES
+        ]
+        run.table("scores", pd.DataFrame(rows))
+        on = rng.permutation(64)[:12]
+        run.table("recipe_latent", pd.DataFrame({"feature": on, "theta": rng.normal(size=12)}))
+        named = {"feature": np.arange(64), "genes": "CD8A CCL5", "terms": "T cell activation", "verdict": "above both floors"}
+        run.table("annotation", pd.DataFrame(named))
+        run.metrics({"latent/gap": 1e-9 * k, "latent/n_0.05": 12 + seed})
+        for name in ("one", "two"):
+            with mpl.rc_context({"svg.hashsalt": "steerpipe"}):
+                figure = Figure(figsize=(4, 3))
+                figure.subplots().plot(rng.normal(size=20))
+                run.figure(name, figure, pd.DataFrame({"x": [1.0]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("outputs")
+    a = make_run(outputs / "run" / "2026-01-01" / "a")
+    b = make_run(outputs / "run" / "2026-01-01" / "b", seed=1, model="/models/other", k=16)
+    one, two = (Past(run.path, run.name, run.manifest) for run in find_runs(outputs))
+    write_page(outputs / "run.html", run_page(a))
+    columns, rows = sweep_rows([one, two])
+    write_page(outputs / "sweep.html", sweep_page("s", [one.manifest, two.manifest], columns, rows))
+    write_page(outputs / "both.html", comparison_page(a, b, *differences(one, two)))
+    return outputs
+
+
+def test_the_page_has_what_a_reader_needs(pages):
+    text = (pages / "run.html").read_text()
+    for part in ("Scores", "no-op", "Recipe latent", "T cell activation", "above both floors", "What is not claimed"):
+        assert part in text
+    assert "It is not AIDO.Cell" in text
+    assert "CD4 → &lt;CD8&gt;" in text
+    assert text.count("<svg") == 2
+    assert "How to cite" in text
+    assert len(text) < 5_000_000
+    ids = [word.split('"')[1] for word in text.split(" ") if word.startswith('id="')]
+    assert len(ids) == len(set(ids))
+    assert "not AIDO.Cell" not in run_page(pages / "run" / "2026-01-01" / "b")
+    assert text == run_page(pages / "run" / "2026-01-01" / "a")
+
+
+def test_a_sweep_and_a_comparison(pages):
+    sweep, both = (pages / "sweep.html").read_text(), (pages / "both.html").read_text()
+    assert "sae.k" in sweep
+    assert ">16<" in sweep
+    assert "A: one" in both
+    assert "B: one" in both
+    assert "latent/gap" in both
+
+
+def test_a_run_that_failed_says_so(tmp_path):
+    with pytest.raises(RuntimeError), Run(tmp_path, "fit", {}):
+        raise RuntimeError("no luck")
+    assert "A run is failed: RuntimeError: no luck" in run_page(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
+    if BROWSER is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, pages):
+    """Open a page without a network; fail on any console error or request."""
+    contexts, wrong = [], []
+
+    def call(name, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url))
+        page.goto(f"file://{pages / name}")
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def column(page, table, number):
+    return page.locator("table").nth(table).locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+
+
+@pytest.mark.parametrize("name", ["run.html", "sweep.html", "both.html"])
+def test_it_loads_offline_without_an_error(opened, name):
+    page = opened(name)
+    assert page.locator("h1").inner_text()
+    for i in range(page.locator("figure svg").count()):
+        box = page.locator("figure svg").nth(i).bounding_box()
+        assert box["width"] > 200
+        assert box["height"] > 100
+
+
+def test_tables_sort_by_value_both_ways(opened):
+    page = opened("run.html")
+    recipe = page.locator("section", has=page.get_by_role("heading", name="Recipe latent"))
+    head = recipe.get_by_role("button", name="theta")
+
+    def read():
+        return [float(cell) for cell in recipe.locator("tbody tr td:nth-child(2)").all_inner_texts()]
+
+    unsorted = read()
+    head.click()
+    assert read() == sorted(unsorted)
+    head.click()
+    assert read() == sorted(unsorted, reverse=True)
+    assert unsorted != sorted(unsorted)
+    assert recipe.locator("th[aria-sort=descending]").count() == 1
+
+
+def test_it_is_used_by_keyboard_alone(opened):
+    page = opened("run.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "recipe":
+            break
+    first = column(page, 0, 1)
+    page.keyboard.press("Enter")
+    assert column(page, 0, 1) == sorted(first)
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_can_be_read(opened, scheme):
+    page = opened("run.html", color_scheme=scheme)
+    colours = page.evaluate(
+        "['color', 'backgroundColor'].map(x => getComputedStyle(document.body)[x].match(/\\d+/g).map(Number))"
+    )
+    text, ground = (sum(colour[:3]) / 3 for colour in colours)
+    assert (text < 60 and ground > 240) if scheme == "light" else (text > 200 and ground < 40)
+    if folder := os.environ.get("STEER_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{scheme}.png", full_page=True)
+
+
+def test_it_prints_everything(opened, tmp_path):
+    page = opened("run.html")
+    page.pdf(path=tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("nav").is_hidden()
+    assert json.loads(page.locator("pre").inner_text())["sae"] == {"k": 8}
