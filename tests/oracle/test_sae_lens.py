@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 
-sae_lens = pytest.importorskip("sae_lens", reason="make oracle-sae has it")
+pytest.importorskip("sae_lens", reason="make oracle-sae has it")
+
+import sae_lens
 
 from steerpipe.errors import SteerError
 from steerpipe.sae.io import load_sae, save_sae
@@ -79,7 +81,9 @@ def test_signed_codes_are_the_same_there_until_one_is_negative(tmp_path, x):
     assert (theirs(x) - ours(x)).abs().max() > 0.3
 
 
-@pytest.mark.parametrize(("activation", "shift", "told"), [("relu", 0, "exact"), ("identity", 0, "exact"), ("identity", -3, "below")])
+@pytest.mark.parametrize(
+    ("activation", "shift", "told"), [("relu", 0, "exact"), ("identity", 0, "exact"), ("identity", -3, "below")]
+)
 def test_thresholds_are_jumprelu_there(tmp_path, x, activation, shift, told):
     ours = filled(ThresholdSAE(D, F, K, activation=activation))
     ours.threshold += shift
