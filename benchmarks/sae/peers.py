@@ -7,13 +7,12 @@ length of a whole short run) it is 5 % of the steps instead, as ours is.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -106,12 +105,11 @@ def sparsify(job: Job, batches: Iterable[Tensor], optimiser: str = "signum") -> 
     class Streams(nn.Module):
         """What Trainer.fit uses of a transformer: one hookable block, whose output is the next batch as one sequence."""
 
-        dummy_inputs: ClassVar = {"input_ids": None}
         device = torch.device("cpu")
 
         def __init__(self) -> None:
             super().__init__()
-            self.block = nn.Identity()
+            self.block, self.dummy_inputs = nn.Identity(), {"input_ids": None}
 
         @property
         def base_model(self) -> nn.Module:
@@ -193,7 +191,7 @@ def saelens(job: Job, batches: Iterable[Tensor]) -> Trained:
 
     torch.manual_seed(job.seed)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=job.width, d_sae=job.features, k=job.k))
-    config = SAETrainerConfig(total_training_samples=job.batch * job.steps, train_batch_size_samples=job.batch)
+    config = SAETrainerConfig(job.batch * job.steps, job.batch, lr_end=3e-5)  # a constant rate does not use its end
     SAETrainer(config, sae, iter(batches)).fit()
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,16 +237,7 @@ def shuffled(tokens: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
 
 def fingerprint(folder: Path) -> str:
     """Return a digest of the trainer's own source files, so that a stored result is known to be theirs."""
-    import hashlib
-
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def describe(values: list[float]) -> dict[str, float]:
-    """Return mean and standard deviation."""
-    return json.loads(
-        json.dumps({"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0})
-    )

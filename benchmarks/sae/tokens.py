@@ -17,7 +17,7 @@ LAYER = 4
 
 
 def normalised(train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float32, less the training tokens' mean and scaled to mean squared norm D: given to every trainer."""
+    """Return both as float32, less the mean of the training tokens and scaled to mean squared norm D."""
     train, held = train.astype(np.float32), held.astype(np.float32)
     centre = train.mean(0, dtype=np.float64).astype(np.float32)
     train -= centre

@@ -7,11 +7,13 @@ import json
 import pytest
 import torch
 
-sae_lens = pytest.importorskip("sae_lens", reason="make oracle-sae has it")
+pytest.importorskip("sae_lens", reason="make oracle-sae has it")
 
-from steerpipe.errors import SteerError  # noqa: E402
-from steerpipe.sae.io import load_sae, save_sae  # noqa: E402
-from steerpipe.sae.model import ThresholdSAE, TopKSAE  # noqa: E402
+import sae_lens
+
+from steerpipe.errors import SteerError
+from steerpipe.sae.io import load_sae, save_sae
+from steerpipe.sae.model import ThresholdSAE, TopKSAE
 
 pytestmark = pytest.mark.oracle
 D, F, K = 24, 96, 8
