@@ -54,7 +54,7 @@ def synthetic(n: int, width: int, n_features: int, seed: int = 0) -> tuple[Make,
     W = (0.7 * programmes[member] + rng.standard_normal((n_features, width))) / np.sqrt(width)
     W /= np.linalg.norm(W, axis=1, keepdims=True)
     active = rng.gamma(2, 0.5, (n, n_programmes))
-    rate = rng.lognormal(-5, 1.5, n_features)
+    rate = np.minimum(rng.lognormal(-5, 1.5, n_features), 0.05)  # no feature outshines all others
     z = rate * active[:, member] * rng.lognormal(0, 0.3, (n, n_features))
     z *= (rng.random((n, n_features)) < np.minimum(1, 60 * rate)) * rng.choice([-1, 1], n_features)
     theta = np.zeros(n_features)

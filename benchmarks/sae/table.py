@@ -25,10 +25,11 @@ def show(figures: dict[str, Any], speed_batch: int, quality_batch: int) -> None:
     rates = ", ".join(f"{name} {rate:.0f}" for name, rate in figures["gemm_gflops_one_thread"].items())
     print(f"{versions}\nCPU capability {figures['capability']}; the encoder's product on one thread, GFLOP/s: {rates}")
     print(
-        f"Every trainer by its own entry point, optimiser, loss and default rate, on the same tokens in the same order, centred\n"
-        f"and scaled to mean squared norm D. Speed: interleaved rounds of steps of {speed_batch} tokens, medians; tokens/s on two\n"
-        f"threads, CPU time on one; ratios to sparsify, paired. Quality: held-out tokens after training with steps of\n"
-        f"{quality_batch}; mean and sd over seeds; FVU ratio to sparsify, paired by seed; dead: never active on held-out tokens."
+        f"Every trainer by its own entry point, optimiser, loss and default rate, on the same tokens in the same order,\n"
+        f"centred and scaled to mean squared norm D. Speed: interleaved rounds of steps of {speed_batch} tokens, medians;\n"
+        f"tokens/s on two threads, CPU time on one; ratios to sparsify, paired. Quality: held-out tokens after training with steps of\n"
+        f"{quality_batch}; mean and sd over seeds; FVU ratio to sparsify, paired by seed;\n"
+        "dead: never active on held-out tokens."
     )
     for name, found in figures.items():
         if not isinstance(found, dict) or "trainers" not in found:

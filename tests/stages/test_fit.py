@@ -29,7 +29,7 @@ def context(tiny_folder, tmp_path_factory):
             "model=local",
             f"model.path={tiny_folder}",
             "layer=1",
-            "dataset.max_cells=150",
+            "dataset.max_cells=120",
             "sae.tokens=20000",
         ]
         run = Run(outputs / "run", "test", {})
@@ -45,8 +45,10 @@ def fitted(context, *overrides):
     return experiment, fit(experiment, made.config.objective)
 
 
-@pytest.mark.parametrize("tokens", ["genes", "all", "[CD8A,NKG7,LYZ]"])
-@pytest.mark.parametrize("mode", ["multiply", "add", "clamp"])
+@pytest.mark.parametrize(
+    ("mode", "tokens"),
+    [("multiply", "all"), ("multiply", "[CD8A,NKG7,LYZ]"), ("add", "genes"), ("clamp", "genes"), ("clamp", "[CD8A,NKG7,LYZ]")],
+)
 def test_the_latent_fit_does_what_it_says_to_the_cells(context, mode, tokens):
     """The loss that is reported is the one that the model's own pooled stream shows after the edit."""
     words = ("objective.learnable=all", f"objective.mode={mode}", f"objective.tokens={tokens}")
@@ -61,8 +63,7 @@ def test_the_latent_fit_does_what_it_says_to_the_cells(context, mode, tokens):
     assert recipe.info["gap"] <= 1e-8
 
 
-@pytest.mark.parametrize("name", ["latent_final", "expression", "mixed"])
-@pytest.mark.parametrize("mode", ["multiply", "add"])
+@pytest.mark.parametrize(("name", "mode"), [("latent_final", "multiply"), ("expression", "add"), ("mixed", "multiply")])
 def test_objectives_through_the_model_fall_and_refit(context, name, mode):
     _, recipe = fitted(context, f"objective={name}", f"objective.mode={mode}", "objective.refit=true")
     assert recipe.info["loss"] < recipe.info["loss_at_zero"]
@@ -100,7 +101,7 @@ def test_tokens_are_the_experiments_and_known(context):
 
 
 def test_one_table_has_every_objective_its_refit_and_its_controls(context):
-    names = ["latent", "latent_final", "expression", "mixed"]
+    names = ["latent", "mixed"]
     made = context(
         f"evaluate.objectives=[{','.join(names)}]", "objective.refit=true", "evaluate.n_random=1", "objective.max_steps=2"
     )
@@ -116,7 +117,7 @@ def test_one_table_has_every_objective_its_refit_and_its_controls(context):
     assert found.entanglement["entanglement"].dropna().between(0, 1).all()
     assert set(found.genes["recipe"]) >= recipes - {"split-half ceiling"}
     last = found.cumulative.groupby("recipe").last()
-    assert last.loc["expression", "right"] == pytest.approx(held.loc[("expression", "expressed"), "right"])
+    assert last.loc["mixed", "right"] == pytest.approx(held.loc[("mixed", "expressed"), "right"])
     report(made, found)
     for name in ("two_by_two", "markers", "directions", "cumulative", "steering_genes", "entanglement"):
         assert (made.run.path / f"{name}.csv").is_file()
