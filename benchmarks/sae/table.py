@@ -27,8 +27,8 @@ def show(figures: dict[str, Any], speed_batch: int, quality_batch: int) -> None:
     print(
         f"Every trainer by its own entry point, optimiser, loss and default rate, on the same tokens in the same order,\n"
         f"centred and scaled to mean squared norm D. Speed: interleaved rounds of steps of {speed_batch} tokens, medians;\n"
-        f"tokens/s on two threads, CPU time on one; ratios to sparsify, paired. Quality: held-out tokens after training with steps of\n"
-        f"{quality_batch}; mean and sd over seeds; FVU ratio to sparsify, paired by seed;\n"
+        f"tokens/s on two threads, CPU time on one; ratios to sparsify, paired. Quality: held-out\n"
+        f"tokens after training with steps of {quality_batch}; mean and sd over seeds; FVU ratio to sparsify, paired by seed;\n"
         "dead: never active on held-out tokens."
     )
     for name, found in figures.items():
