@@ -69,6 +69,11 @@ def test_bare_numbers(typed, given):
         ("sae.held_out=1.5", "strictly between 0 and 1"),
         ("sae.activation=gelu", "unknown sae.activation 'gelu'"),
         ("objective.seen_genes=0", r"must lie in \(0, 1\]"),
+        ("objective.weight=2", r"must lie in \[0, 1\]"),
+        ("objective.tokens=depth", "unknown objective.tokens 'depth'"),
+        ("objective.tokens=[]", "steers nothing"),
+        ("objective.solver=sgd", "Allowed: exact, adam"),
+        ("evaluate.controls=some", "Allowed: all, none"),
         ("reuse=maybe", "Allowed: auto, never, only"),
         ("device=tpu", "Allowed: auto, cpu, cuda, mps"),
         ("evaluate.objectives=[latent,other]", "unknown evaluate.objectives 'other'"),
@@ -80,6 +85,12 @@ def test_values_that_are_not_allowed(override, message):
     with pytest.raises(SteerError, match=message) as error:
         compose(override)
     assert "\n" not in str(error.value)
+
+
+def test_clamp_is_fitted_for_the_latent_objective_alone():
+    assert compose("objective.mode=clamp").objective.mode == "clamp"
+    with pytest.raises(SteerError, match="clamp is fitted for objective=latent, not expression: take multiply or add"):
+        compose("objective=expression", "objective.mode=clamp")
 
 
 def test_the_released_models_name_the_hub_and_a_revision():

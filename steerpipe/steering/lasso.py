@@ -120,7 +120,7 @@ class LatentProblem:
             numbers = self._numbers(working)
             gram = self._rows[np.ix_(numbers, working)]
             values = theta[working]
-            _descend(gram, b[working], values, lam / 2, 1e-5 * min(gap, 1.0) * objective, MAX_SWEEPS)
+            _descend(gram, b[working], values, lam / 2, 1e-7 * tol * objective, MAX_SWEEPS)
             theta[working] = values
         out = np.zeros(len(self.W))
         out[self._on] = theta
