@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,36 +11,40 @@ import pandas as pd
 from ..store import Artefact, Store
 
 STAGE = "annotate"
+DICTIONARY = "train-sae"
 
 
-def feature_labels(store: Store, dictionary: str) -> dict[int, str]:
-    """Return {feature: label} from the newest annotation of a dictionary in the store; empty where there is none.
-
-    Parameters
-    ----------
-    dictionary : key of the dictionary's artefact
-    """
-    found = []
-    for record in (store.root / STAGE).glob("*/artefact.json"):
-        table = record.with_name("features.parquet")
-        if dictionary in json.loads(record.read_text())["parents"] and table.is_file():
-            found.append(table)
-    if not found:
+def feature_labels(store: Store, recipe: Artefact) -> dict[int, str]:
+    """Return {feature: label} from the newest annotation of a fit's dictionary in the store; empty where there is none."""
+    parents = {record.parent.name: _parents(record) for record in store.root.glob("*/*/artefact.json")}
+    mine = {key for key in parents.get(recipe.key, []) if (store.root / DICTIONARY / key).is_dir()}
+    tables = [
+        folder / "features.parquet" for folder in (store.root / STAGE).glob("*") if mine & _ancestors(folder.name, parents)
+    ]
+    tables = [table for table in tables if table.is_file()]
+    if not mine or not tables:
         return {}
-    frame = pd.read_parquet(max(found, key=lambda path: path.stat().st_mtime))
-    if not {"feature", "label"} <= set(frame):
-        return {}
+    frame = pd.read_parquet(max(tables, key=lambda path: path.stat().st_mtime), columns=["feature", "label"])
     named = frame[frame["label"].notna() & (frame["label"] != "")]
     return dict(zip(named["feature"].astype(int), named["label"].astype(str), strict=True))
-
-
-def dictionary_key(recipe: Artefact) -> str:
-    """Return the key of the dictionary that a fit stands on."""
-    parents: list[str] = json.loads((recipe.path / "artefact.json").read_text())["parents"]
-    return parents[1]  # streams, then the dictionary: as fit gives them
 
 
 def labelled(theta: np.ndarray, labels: dict[int, str]) -> pd.DataFrame:
     """Return the recruited features of theta (F,); columns feature, theta, label."""
     on = np.flatnonzero(theta)
     return pd.DataFrame({"feature": on, "theta": theta[on], "label": [labels.get(int(f), "") for f in on]})
+
+
+def _parents(record: Path) -> list[str]:
+    found: list[str] = json.loads(record.read_text())["parents"]
+    return found
+
+
+def _ancestors(key: str, parents: dict[str, list[str]]) -> set[str]:
+    found: set[str] = set()
+    todo = [key]
+    while todo:
+        new = [k for k in parents.get(todo.pop(), []) if k not in found]
+        found.update(new)
+        todo += new
+    return found

@@ -13,7 +13,7 @@ from ..plot import recipes as recipe_figures
 from .common import Context
 from .evaluate import Evaluation, evaluation
 from .extract import activations
-from .labels import dictionary_key, feature_labels, labelled
+from .labels import feature_labels, labelled
 from .projection import projection
 
 
@@ -39,7 +39,7 @@ def draw(context: Context, found: Evaluation) -> None:
     ]
     counts = pd.DataFrame(rows)
     run.figure("feature_counts", figures.feature_counts(counts, text), counts)
-    labels = feature_labels(context.store, dictionary_key(found.recipes[0].artefact))
+    labels = feature_labels(context.store, found.recipes[0].artefact)
     named = [labelled(recipe.theta, labels).assign(objective=recipe.objective) for recipe in found.recipes]
     features = pd.concat(named, ignore_index=True)
     run.figure("waterfall", recipe_figures.waterfall(features, text), features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from steerpipe.cli.hydra import CONF, compose
 from steerpipe.run import Run
 from steerpipe.stages.common import Context
-from steerpipe.stages.labels import dictionary_key, feature_labels, labelled
+from steerpipe.stages.labels import feature_labels, labelled
 from steerpipe.stages.projection import fit_umap
 from steerpipe.store import Store
 
@@ -88,15 +87,17 @@ def test_labels_are_those_of_the_dictionary_in_use(tmp_path):
     def build(folder, labels):
         pd.DataFrame({"feature": [3, 5], "label": labels}).to_parquet(folder / "features.parquet")
 
-    sae = store.get("train-sae", version=1, config={}, build=lambda folder: None)
-    other = store.get("train-sae", version=2, config={}, build=lambda folder: None)
-    assert feature_labels(store, sae.key) == {}
-    store.get("annotate", version=1, config={}, parents=[sae], build=lambda f: build(f, ["cytotoxicity", None]))
-    store.get("annotate", version=1, config={}, parents=[other], build=lambda f: build(f, ["wrong", "wrong"]))
-    assert feature_labels(store, sae.key) == {3: "cytotoxicity"}
+    def nothing(folder):
+        pass
+
+    sae, other = (store.get("train-sae", version=version, config={}, build=nothing) for version in (1, 2))
+    fits = [store.get("fit", version=1, config={}, parents=[parent], build=nothing) for parent in (sae, other)]
+    assert feature_labels(store, fits[0]) == {}
+    for parent, labels in ((sae, ["cytotoxicity", ""]), (other, ["other", None])):
+        activity = store.get("activity", version=1, config={}, parents=[parent], build=nothing)
+        store.get("annotate", version=1, config={}, parents=[activity], build=lambda f, given=labels: build(f, given))
+    assert feature_labels(store, fits[0]) == {3: "cytotoxicity"}
+    assert feature_labels(store, fits[1]) == {3: "other"}
     theta = np.zeros(6)
     theta[[3, 5]] = 0.5, -1.0
-    assert labelled(theta, feature_labels(store, sae.key))["label"].tolist() == ["cytotoxicity", ""]
-    fit = store.get("fit", version=1, config={}, parents=[other, sae], build=lambda folder: None)
-    assert dictionary_key(fit) == sae.key
-    assert json.loads((fit.path / "artefact.json").read_text())["parents"][1] == sae.key
+    assert labelled(theta, feature_labels(store, fits[0]))["label"].tolist() == ["cytotoxicity", ""]
