@@ -27,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it; typer returns it too."""
+
 
 def _option(*names: str, help: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(*names, rich_help_panel="Hydra", help=help)
@@ -119,16 +122,21 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     try:
         result: Any = app(words, prog_name="steer", standalone_mode=False)
-        raise SystemExit(result if isinstance(result, int) else 0)
+        code = result if isinstance(result, int) else 0
     except KeyboardInterrupt:
-        say(resume_line(words))
-        raise SystemExit(130) from None
+        code = INTERRUPTED
     except (Exception, Stopped) as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[union-attr]
             raise SystemExit(2) from None
+        if type(error).__name__ == "Abort":  # Ctrl-C as older versions of typer pass it on, or at a question
+            say(resume_line(words))
+            raise SystemExit(INTERRUPTED) from None
         line = explain(error)
         if line is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         say(str(line))
         raise SystemExit(line.code) from None
+    if code == INTERRUPTED:
+        say(resume_line(words))
+    raise SystemExit(code)

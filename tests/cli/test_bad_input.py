@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 
 import anndata
@@ -262,6 +263,37 @@ def test_a_damaged_artefact(tmp_path):
     with pytest.raises(Exception) as raised:  # noqa: PT011
         Store(tmp_path).get("s", version=1, config={}, build=lambda folder: None)
     check(raised.value, "is damaged; remove the folder", "builds it anew")
+
+
+def test_ctrl_c_says_how_to_resume_and_ends_a_sweep(said, monkeypatch, tmp_path):
+    from steerpipe.stages import extract
+
+    def stop(context):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extract, "main", stop)
+    code, line = said("extract", "-m", "debug=small", "seed=0,1")
+    assert code == 130
+    assert line.endswith("To resume: steer extract -m debug=small seed=0,1")
+    (manifest,) = tmp_path.glob("outputs/extract/*/*/*/manifest.json")  # the second job never began
+    assert json.loads(manifest.read_text())["status"] == "stopped"
+
+
+def test_a_second_process_on_one_key_says_that_it_waits(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="steerpipe")
+    begun, may_end = threading.Event(), threading.Event()
+
+    def build(folder):
+        begun.set()
+        may_end.wait(10)
+
+    first = threading.Thread(target=lambda: Store(tmp_path).get("s", version=1, config={}, build=build))
+    first.start()
+    begun.wait(10)
+    threading.Timer(0.5, may_end.set).start()
+    assert Store(tmp_path).get("s", version=1, config={}, build=build).reused
+    first.join()
+    assert "another process is at it; waiting" in caplog.text
 
 
 def test_defects_of_ours_keep_their_traceback():
