@@ -15,7 +15,8 @@ from steerpipe.models.checkpoints import LICENCE, OWN_LICENCE, model_digest
 from steerpipe.sae.io import load_sae, save_sae
 
 from ..fake_hub import COMMIT, fake_hub
-from ..sae.test_sae import published, random_sae
+from ..sae.test_io import published
+from ..sae.test_sae import random_sae
 from .conftest import small
 
 REPO = "someone/tiny-cell"
