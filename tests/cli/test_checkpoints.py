@@ -72,7 +72,7 @@ def test_an_encoder_alone_runs_to_the_end_in_the_latent_geometry(steer, encoder,
     assert done.stderr.count("has no output head: latent objectives only") == 1
     folder = tmp_path / done.stdout.strip().splitlines()[-1]
     scores = pd.read_csv(folder / "scores.csv")
-    assert set(scores["space"]) == {"layer", "layer_nearest", "final"}
+    assert set(scores["space"]) == {"layer", "layer_nearest", "final", "final_nearest"}
     assert {"latent", "no-op", "SAE spliced in", "random features, as latent", "split-half ceiling"} <= set(scores["recipe"])
     recipe = scores[(scores["recipe"] == "latent") & (scores["space"] == "layer")].set_index("split")
     assert recipe.loc["fit", "change"] < 0
@@ -187,7 +187,7 @@ def test_another_file_is_another_dictionary_and_where_it_lies_is_not(steer, dict
     folder = tmp_path / "saelens"
     save_sae(random_sae(d=32, f=50, k=4), folder, {})
     steer(*small("train-sae"), "sae=file", f"sae.path={folder}")
-    assert Counter(artefacts(workdir)) == before + Counter({"train-sae": 2})
+    assert Counter(artefacts(workdir)) == before + Counter({"train-sae": 2, "score": 2, "baselines": 2})
     sizes = {load_sae(p.parent).n_features for p in workdir.glob("outputs/.store/train-sae/*/cfg.json")}
     assert sizes == {128, 64, 50}
 
