@@ -141,9 +141,9 @@ class SaeConfig:
     """keep decoder rows at length 1"""
     auxk_weight: float = 1 / 32
     """weight of the auxiliary loss that revives dead features"""
-    dead_after: int = 200_000
+    dead_after: int = 50_000
     """tokens without activity after which a feature counts as dead in training"""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """peak learning rate of Adam"""
     batch_size: int = 2048
     """tokens in a step"""

@@ -41,7 +41,7 @@ def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[o
 
 
 @functools.cache
-def fast_bf16() -> bool:
-    """Return whether this CPU multiplies bf16 matrices in hardware."""
-    found: bool = torch.cpu._is_avx512_bf16_supported()
+def fast_int8() -> bool:
+    """Return whether this CPU multiplies int8 matrices in hardware (VNNI): four or more times as fast as float32."""
+    found: bool = torch.cpu._is_vnni_supported()
     return found

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 import steerpipe.sae
+from steerpipe.config import SaeConfig
 
 from .peers import DISTRIBUTIONS, TRAINERS, Job, fingerprint, quiet, score, shuffled
 from .planted import recovery
@@ -55,13 +57,11 @@ class Results:
 
 
 def version(name: str) -> str:
-    """Return what a stored figure of a trainer depends on: its release, or our sources."""
+    """Return what a stored figure of a trainer depends on: its release, or our sources and defaults."""
     name = name.split(" (")[0]
-    return (
-        importlib.metadata.version(DISTRIBUTIONS[name])
-        if name in DISTRIBUTIONS
-        else fingerprint(Path(steerpipe.sae.__path__[0]))
-    )
+    if name in DISTRIBUTIONS:
+        return importlib.metadata.version(DISTRIBUTIONS[name])
+    return f"{fingerprint(Path(steerpipe.sae.__path__[0]))}-{zlib.crc32(repr(SaeConfig()).encode()):08x}"
 
 
 def quality(name: str, setting: Setting, folder: Path, tokens: int, seed: int) -> dict[str, float]:

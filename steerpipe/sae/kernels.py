@@ -16,60 +16,101 @@ ROWS = 16
 """Rows that one thread takes at a time; they share its scratch arrays."""
 
 
-def top_k(pre_BF: np.ndarray, k: int, values_BK: np.ndarray, indices_BK: np.ndarray) -> None:
+def top_k(
+    pre_BF: np.ndarray,
+    k: int,
+    values_BK: np.ndarray,
+    indices_BK: np.ndarray,
+    scale_F: np.ndarray | None = None,
+    shift_F: np.ndarray | None = None,
+    scale_B: np.ndarray | None = None,
+) -> None:
     """Write the k largest entries of each row and their positions, in no order; exact, ties to the first seen.
 
     The maxima of `lanes` interleaved slices of a row cost one pass of vector instructions; the k-th largest of them bounds
-    the row's k-th largest entry from below, so only slices that reach it are looked into.
+    the row's k-th largest entry from below, so only slices that reach it are looked into. Integer products of rows and
+    columns that were scaled (`quantise`) are ranked as pre * scale_F + shift_F / scale_B.
     """
     n_features = pre_BF.shape[1]
-    lanes = min(n_features, max(4 * k, 64))
-    _top_k(pre_BF, k, lanes, values_BK, indices_BK)
+    _top_k(pre_BF, k, min(n_features, max(4 * k, 64)), values_BK, indices_BK, scale_F, shift_F, scale_B)
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _top_k(pre: Any, k: int, lanes: int, values: Any, indices: Any) -> None:
+def _top_k(pre: Any, k: int, lanes: int, values: Any, indices: Any, scale: Any, shift: Any, scale_B: Any) -> None:
     n_rows, n_features = pre.shape
-    depth = (n_features + lanes - 1) // lanes
     for chunk in prange((n_rows + ROWS - 1) // ROWS):
-        best = np.empty(lanes, np.float32)
-        scratch = np.empty(max(lanes, n_features), np.float32)
-        where = np.empty(n_features, np.int32)
+        best, row = np.empty(lanes, np.float32), np.empty(n_features, np.float32)
+        found, scratch = np.empty(n_features + 1, np.float32), np.empty(max(n_features, lanes), np.float32)
+        where, open_lanes = np.empty(n_features + 1, np.int32), np.empty(lanes + 1, np.int32)
         for b in range(chunk * ROWS, min((chunk + 1) * ROWS, n_rows)):
-            row = pre[b]
-            for j in range(lanes):
-                best[j] = row[j]
-            for i in range(1, depth):
-                start = i * lanes
+            if scale is None:
+                row[:] = pre[b]
+            else:
+                inverse = np.float32(1) / scale_B[b]
+                for j in range(n_features):
+                    row[j] = np.float32(pre[b, j]) * scale[j] + shift[j] * inverse
+            best[:] = row[:lanes]
+            for start in range(lanes, n_features, lanes):
                 for j in range(min(lanes, n_features - start)):
                     best[j] = max(best[j], row[start + j])
-            for j in range(lanes):
-                scratch[j] = best[j]
-            bound = _kth_largest(scratch, lanes, k) if lanes > k else -np.inf
+            bound = _at_least(best, lanes, k, scratch)
+            m = 0
+            for j in range(lanes):  # written always and kept by counting on: no branch to mispredict
+                open_lanes[m] = j
+                m += best[j] >= bound
             n = 0
-            for j in range(lanes):
-                if best[j] >= bound:
-                    for at in range(j, n_features, lanes):
-                        if row[at] >= bound:
-                            scratch[n] = row[at]
-                            where[n] = at
-                            n += 1
-            cut = np.float32(0)
-            copy = scratch[:n].copy()
-            cut = _kth_largest(copy, n, k)
-            out = 0
-            for c in range(n):
-                if scratch[c] > cut:
-                    values[b, out] = scratch[c]
-                    indices[b, out] = where[c]
-                    out += 1
-            for c in range(n):
-                if out == k:
-                    break
-                if scratch[c] == cut:
-                    values[b, out] = cut
-                    indices[b, out] = where[c]
-                    out += 1
+            for i in range(m):
+                for at in range(open_lanes[i], n_features, lanes):
+                    found[n] = row[at]
+                    where[n] = at
+                    n += row[at] >= bound
+            _keep(found, where, n, k, scratch, values[b], indices[b])
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _at_least(x: Any, n: int, k: int, scratch: Any) -> Any:
+    """Return a bound that at least k of x[:n] reach, k <= n, and not many more: by bisection, which has no branches."""
+    low, high = np.float32(np.inf), np.float32(-np.inf)
+    for j in range(n):
+        low, high = min(low, x[j]), max(high, x[j])
+    for _ in range(24):
+        middle = np.float32(0.5) * (low + high)
+        count = np.float32(0)
+        for j in range(n):
+            count += np.float32(1) if x[j] >= middle else np.float32(0)
+        if count >= k:
+            low = middle
+            if count == k:
+                break
+        else:
+            high = middle
+    return low
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _keep(x: Any, where: Any, n: int, k: int, scratch: Any, values: Any, indices: Any) -> None:
+    """Write the k largest of x[:n], k <= n, and their places; ties at the cut to the first."""
+    cut = _at_least(x, n, k, scratch)
+    more = 0
+    for c in range(n):
+        more += x[c] >= cut
+    if more > k:  # ties, or values too near each other to bisect
+        for c in range(n):
+            scratch[c] = x[c]
+        cut = _kth_largest(scratch, n, k)
+        more = 0
+        for c in range(n):
+            more += x[c] > cut
+        ties = k - more
+    else:
+        ties = n
+    out = 0
+    for c in range(n):
+        if x[c] > cut or (x[c] == cut and ties > 0):
+            ties -= x[c] == cut
+            values[out] = x[c]
+            indices[out] = where[c]
+            out += 1
 
 
 @njit(fastmath=True, cache=True, nogil=True)
@@ -98,6 +139,21 @@ def _kth_largest(x: Any, n: int, k: int) -> Any:
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def quantise(x_BD: Any, out_BD: Any, scale_B: Any) -> None:
+    """Write rows as int8, each over its own scale, so that x = scale * out to within scale / 2 = max |x| / 254."""
+    n_rows, width = x_BD.shape
+    for b in prange(n_rows):
+        largest = np.float32(1e-30)
+        for d in range(width):
+            largest = max(largest, abs(x_BD[b, d]))
+        scale = largest / np.float32(127)
+        scale_B[b] = scale
+        inverse = np.float32(1) / scale
+        for d in range(width):
+            out_BD[b, d] = np.int8(np.rint(x_BD[b, d] * inverse))
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def refine(x_BD: Any, W_enc_FD: Any, b_enc_F: Any, candidates_BC: Any, values_BK: Any, indices_BK: Any) -> None:
     """Write the k largest exact pre-activations among some candidates of each token, and their positions, in no order."""
     n_rows, width = x_BD.shape
@@ -109,21 +165,8 @@ def refine(x_BD: Any, W_enc_FD: Any, b_enc_F: Any, candidates_BC: Any, values_BK
             total = np.float32(0)
             for d in range(width):
                 total += x_BD[b, d] * W_enc_FD[f, d]
-            exact[c] = scratch[c] = total + b_enc_F[f]
-        cut = _kth_largest(scratch, n, k)
-        out = 0
-        for c in range(n):
-            if exact[c] > cut:
-                values_BK[b, out] = exact[c]
-                indices_BK[b, out] = candidates_BC[b, c]
-                out += 1
-        for c in range(n):
-            if out == k:
-                break
-            if exact[c] == cut:
-                values_BK[b, out] = cut
-                indices_BK[b, out] = candidates_BC[b, c]
-                out += 1
+            exact[c] = total + b_enc_F[f]
+        _keep(exact, candidates_BC[b], n, k, scratch, values_BK[b], indices_BK[b])
 
 
 def above(pre_BF: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

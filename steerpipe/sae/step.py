@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..device import fast_bf16, mixed_precision
+from ..device import fast_int8, mixed_precision
 from . import kernels
 from .model import Codes, TopKSAE, weighted_rows
 
@@ -19,7 +19,7 @@ CACHED = 2**18
 cache. Fewer tokens than D would read the weights more often than that saves."""
 
 SCREENED_WIDTH = 256
-"""Width from which a product in bf16 saves more than the exact codes of its candidates cost."""
+"""Width from which a product in int8 saves more than the exact codes of its candidates cost."""
 
 SPARE = 1.5
 """Candidates of a screened selection, over k."""
@@ -89,7 +89,7 @@ def _autograd(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: 
 def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
     B, n_features, cut = len(x), sae.n_features, -np.inf
     if selection == "topk":
-        rows, columns = top_codes(sae, x, screen=fast_bf16() and x.shape[1] >= SCREENED_WIDTH)
+        rows, columns = top_codes(sae, x, screen=fast_int8() and x.shape[1] >= SCREENED_WIDTH)
         values, features, starts = rows.ravel(), columns.ravel(), np.arange(0, B * sae.k + 1, sae.k)
     else:
         starts, values, features, cut = batch_codes(sae, x, last_cut)
@@ -99,7 +99,9 @@ def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: fl
     kernels.code_gradients(starts, features, slope, W_dec, d_values)
     if sae.activation == "relu":
         d_values[values == 0] = 0
-    dW_enc, db_enc, dW_dec = np.empty_like(W_dec), np.empty(n_features, np.float32), np.empty_like(W_dec)
+    # last step's arrays are written over: fresh ones would have to be mapped in again
+    dW_enc, dW_dec = (_gradient(weight, (n_features, x.shape[1])) for weight in (sae.W_enc, sae.W_dec))
+    db_enc = np.empty(n_features, np.float32)
     starts_F, order, tokens = kernels.by_feature(starts, features, n_features)
     kernels.weight_gradients(starts_F, order, tokens, values, d_values, slope, x.numpy(), dW_enc, db_enc, dW_dec)
     gradients = {"W_enc": dW_enc.T, "b_enc": db_enc, "W_dec": dW_dec, "b_dec": slope.sum(0)}
@@ -108,44 +110,64 @@ def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: fl
     return Step(torch.from_numpy(features), torch.from_numpy(values), torch.from_numpy(error), total, cut)
 
 
+def _gradient(weight: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    if weight.grad is None:
+        return np.empty(shape, np.float32)
+    grad = weight.grad if weight.shape == shape else weight.grad.T
+    return grad.numpy() if grad.is_contiguous() else np.empty(shape, np.float32)
+
+
 def top_codes(sae: TopKSAE, x: Tensor, *, screen: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return (values, features), (B, k) each: the k largest codes of each token on a CPU, in no order.
 
     Parameters
     ----------
-    screen : take SPARE * k candidates by a product in bf16, and the k largest of their exact codes. What is returned is
-        float32-exact; a code can be missed only where bf16 ranks it below all candidates
+    screen : take SPARE * k candidates by a product in int8, and the k largest of their exact codes. What is returned is
+        float32-exact; a code can be missed only where int8 ranks it below all candidates
     """
     k = sae.k
     values, features = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+    if not screen:
+        for start, pre in _encoded(sae, x):
+            part = slice(start, start + len(pre))
+            kernels.top_k(pre, k, values[part], features[part])
+        return values, features
     n = min(int(SPARE * k), sae.n_features)
-    candidates = np.empty((len(x), n), np.int64) if screen else features
-    coarse = np.empty((len(x), n), np.float32) if screen else values
-    for start, pre in _encoded(sae, x, bf16=screen):
-        part = slice(start, start + len(pre))
-        kernels.top_k(pre, n if screen else k, coarse[part], candidates[part])
-    if screen:
-        W_enc, b_enc = sae.W_enc.detach().numpy().T, sae.b_enc.detach().numpy()
-        kernels.refine(x.numpy(), W_enc, b_enc, candidates, values, features)
-        if sae.activation == "relu":
-            np.maximum(values, 0, out=values)
+    candidates, coarse = np.empty((len(x), n), np.int64), np.empty((len(x), n), np.float32)
+    W_enc, b_enc = sae.W_enc.detach().numpy().T, sae.b_enc.detach().numpy()
+    (rows, scales), (columns, scale_F) = _quantised(x.numpy()), _quantised(W_enc)
+    for part in _parts(sae, x):
+        products = torch._int_mm(rows[part], columns.T).numpy()
+        kernels.top_k(products, n, coarse[part], candidates[part], scale_F, b_enc, scales[part])
+    kernels.refine(x.numpy(), W_enc, b_enc, candidates, values, features)
+    if sae.activation == "relu":
+        np.maximum(values, 0, out=values)
     return values, features
 
 
-def _encoded(sae: TopKSAE, x: Tensor, *, bf16: bool = False) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first token, float32 pre-activations (b, F)) of a few tokens at a time, in one buffer that stays in the cache."""
+def _quantised(rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    out, scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    kernels.quantise(rows, out, scales)
+    return torch.from_numpy(out), scales
+
+
+def _parts(sae: TopKSAE, x: Tensor) -> Iterator[slice]:
+    """Yield the tokens that are encoded at a time."""
     rows = max(x.shape[1], CACHED // sae.n_features)
-    buffer = torch.empty(min(rows, len(x)), sae.n_features)
+    for start in range(0, len(x), rows):
+        yield slice(start, min(start + rows, len(x)))
+
+
+def _encoded(sae: TopKSAE, x: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first token, float32 pre-activations (b, F)) of a few tokens at a time, in one buffer that stays in the cache."""
+    buffer = None
     with torch.no_grad():
-        b_enc, W_enc = (t.bfloat16() if bf16 else t for t in (sae.b_enc, sae.W_enc))
-        for start in range(0, len(x), rows):
-            some = x[start : start + rows]
+        for part in _parts(sae, x):
+            some = x[part]
+            buffer = torch.empty(len(some), sae.n_features) if buffer is None else buffer
             pre = buffer[: len(some)]
-            if bf16:
-                pre.copy_(torch.addmm(b_enc, some.bfloat16(), W_enc))
-            else:
-                torch.addmm(b_enc, some, W_enc, out=pre)
-            yield start, (pre.relu_() if sae.activation == "relu" else pre).numpy()
+            torch.addmm(sae.b_enc, some, sae.W_enc, out=pre)
+            yield part.start, (pre.relu_() if sae.activation == "relu" else pre).numpy()
 
 
 def batch_codes(sae: TopKSAE, x: Tensor, last_cut: float = -np.inf) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

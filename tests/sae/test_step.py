@@ -48,7 +48,7 @@ def test_batch_codes_are_exact_whatever_the_guess(guess, ties):
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu"])
-def test_screening_in_bf16_misses_next_to_nothing_and_returns_exact_codes(activation):
+def test_screening_in_int8_misses_next_to_nothing_and_returns_exact_codes(activation):
     """Recall on correlated tokens with a trained-like dictionary; most codes lie close to the cut, which is the hard case."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(64, 64, generator=generator) * torch.logspace(0, -2, 64)
@@ -85,7 +85,7 @@ def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n, se
     error = dense @ sae.W_dec + sae.b_dec - x
     loss = error.square().sum() / (x - x.mean(0)).square().sum()
     wanted = torch.autograd.grad(loss, [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec])
-    monkeypatch.setattr(module, "fast_bf16", lambda: path == "screened")
+    monkeypatch.setattr(module, "fast_int8", lambda: path == "screened")
     monkeypatch.setattr(module, "SCREENED_WIDTH", 1)
     if path == "autograd":  # what a GPU runs
         monkeypatch.setattr(module, "_sparse", module._autograd)

@@ -181,7 +181,7 @@ def test_a_planted_recipe_is_recovered_through_the_model(name):
     state = run_edit(cached, one, edit(sae, planted, "multiply"))
     if name == "expression":
         problem = ExpressionObjective(cached, one, sae, state.expression[0], np.ones(len(VALID), np.float32))
-        lam = 3e-3
+        lam = 1e-3
     else:
         problem, lam = LatentFinalObjective(cached, one, sae, state.final[0]), 0.05
     start, slope = problem.value_and_gradient(np.zeros(16))
@@ -192,7 +192,7 @@ def test_a_planted_recipe_is_recovered_through_the_model(name):
         learnable=fires > 0,
         step=0.05,
         tolerance=1e-3 * np.abs(slope).max(),
-        max_steps=60,
+        max_steps=200,
     )
     assert fit.loss < 0.1 * start
     assert (np.diff(fit.history) <= 0).all()
