@@ -24,6 +24,9 @@ SCREENED_WIDTH = 256
 SPARE = 1.5
 """Candidates of a screened selection, over k."""
 
+AUXK_STRIDE = 4
+"""Of so many tokens one is looked at by the auxiliary loss, on a CPU."""
+
 MARGIN = 0.1
 """How far below the last batch's cut the next one's is looked for; how good it is changes only the time."""
 
@@ -187,6 +190,41 @@ def batch_codes(sae: TopKSAE, x: Tensor, last_cut: float = -np.inf) -> tuple[np.
         if len(values) >= n:
             break
     return kernels.keep_largest(n, counts, values, features)
+
+
+def add_auxk_gradients(sae: TopKSAE, x: Tensor, error: Tensor, dead: Tensor, weight: float) -> None:
+    """Add the gradients of weight * the auxiliary loss to those that are set.
+
+    On a CPU every AUXK_STRIDE-th token is looked at, at the cost of one product with the dead columns and of D / 2 codes each.
+
+    Parameters
+    ----------
+    x : (B, D) batch; error : (B, D) x_hat - x, detached; dead : bool (F,), not all false
+    """
+    if x.device.type != "cpu":
+        (weight * auxk_loss(sae, x, error, dead)).backward()  # type: ignore[no-untyped-call]
+        return
+    x, error, columns = x[::AUXK_STRIDE].contiguous(), error[::AUXK_STRIDE].contiguous(), dead.nonzero()[:, 0]
+    B, D, n = *x.shape, len(columns)
+    k = min(max(1, D // 2), n)
+    values, local = np.empty((B, k), np.float32), np.empty((B, k), np.int64)
+    with torch.no_grad():
+        # no relu: where it is shut it would hand the encoder no gradient, and the feature would stay dead
+        W_enc, W_dec = sae.W_enc.T[columns], sae.W_dec[columns].numpy()
+        kernels.top_k(torch.addmm(sae.b_enc[columns], x, W_enc.T).numpy(), k, values, local)
+    codes, features, starts = values.ravel(), local.ravel(), np.arange(0, B * k + 1, k)
+    left = np.empty((B, D), np.float32)
+    kernels.decode_error(starts, codes, features, W_dec, np.zeros(D, np.float32), -error.numpy(), left)
+    slope = left * np.float32(2 * weight / max(float(error.square().sum()), 1e-12))
+    d_codes = np.empty_like(codes)
+    kernels.code_gradients(starts, features, slope, W_dec, d_codes)
+    dW_enc, db_enc, dW_dec = np.empty_like(W_dec), np.empty(n, np.float32), np.empty_like(W_dec)
+    starts_F, order, tokens = kernels.by_feature(starts, features, n)
+    kernels.weight_gradients(starts_F, order, tokens, codes, d_codes, slope, x.numpy(), dW_enc, db_enc, dW_dec)
+    grads = sae.W_enc.grad, sae.b_enc.grad, sae.W_dec.grad
+    for whole, part in zip(grads, (dW_enc, db_enc, dW_dec), strict=True):
+        assert whole is not None
+        (whole.T if whole is sae.W_enc.grad else whole).index_add_(0, columns, torch.from_numpy(part))
 
 
 def auxk_loss(sae: TopKSAE, x: Tensor, error: Tensor, dead: Tensor) -> Tensor:

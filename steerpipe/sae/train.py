@@ -23,7 +23,7 @@ from ..config import SaeConfig
 from ..errors import SteerError
 from ..progress import add_task, progress
 from .model import ThresholdSAE, TopKSAE, fold_scale
-from .step import auxk_loss, by_rows, set_gradients
+from .step import add_auxk_gradients, by_rows, set_gradients
 
 CHECKPOINT_STEPS = 200
 CURVE_STEPS = 20
@@ -160,7 +160,7 @@ def _step(
     idle.add_(len(x))[active] = 0
     dead = idle > config.dead_after
     if config.auxk_weight > 0 and bool(dead.any()):
-        (config.auxk_weight * auxk_loss(sae, x, step.error, dead)).backward()  # type: ignore[no-untyped-call]
+        add_auxk_gradients(sae, x, step.error, dead, config.auxk_weight)
     if sae.unit_norm:
         _remove_parallel(sae)
     torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], 1.0)

@@ -95,3 +95,23 @@ def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n, se
     for name, gradient in zip(("W_enc", "b_enc", "W_dec", "b_dec"), wanted, strict=True):
         scale = float(gradient.abs().max())
         assert float((getattr(sae, name).grad - gradient).abs().max()) <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_auxk_gradients_equal_autograd_on_the_tokens_it_looks_at(stride, monkeypatch):
+    monkeypatch.setattr(module, "AUXK_STRIDE", stride)
+    sae = by_rows(TopKSAE(24, 96, 5).initialise(0))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(50, 24, generator=generator)
+    dead = torch.rand(96, generator=generator) < 0.4
+    error = set_gradients(sae, x).error
+    before = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
+    module.add_auxk_gradients(sae, x, error, dead, 0.1)
+    found = {name: sae.get_parameter(name).grad - grad for name, grad in before.items()}
+    sae.zero_grad(set_to_none=True)
+    (0.1 * module.auxk_loss(sae, x[::stride], error[::stride], dead)).backward()
+    for name, gradient in found.items():
+        wanted = sae.get_parameter(name).grad
+        wanted = torch.zeros_like(gradient) if wanted is None else wanted
+        assert float((gradient - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max().clamp_min(1e-3)), name
+    assert (found["W_enc"][:, dead].abs().sum(0) > 0).any()
