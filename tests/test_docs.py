@@ -56,7 +56,7 @@ def adapted(words, tiny_folder, home):
     """The words as typed, on the tiny model and few cells."""
     words = [w.replace("/dictionaries/topk_sae.pt", str(home / "topk_sae.pt")) for w in words if not w.startswith(DROPPED)]
     words = [w.replace("/checkpoints/mine", str(tiny_folder)).replace("GENES", "CD8A") for w in words]
-    if words[0] not in STAGES:
+    if words[0] not in STAGES | {"feature", "features"}:
         return words
     keys = {w.split("=")[0] for w in words}
     small = [w for w in SMALL if w.split("=")[0] not in keys]

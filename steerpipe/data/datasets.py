@@ -37,9 +37,10 @@ def load(cfg: DatasetConfig) -> AnnData:
         X: raw counts (N, n_vars), float32 CSR, or left on disk (backed) for a whole .h5ad; var_names: gene symbols; obs:
         the labels as strings.
     """
-    if cfg.name not in LOADERS:
-        raise unknown("dataset", cfg.name, LOADERS)
-    adata = LOADERS[cfg.name](cfg)
+    name = "h5ad" if cfg.name not in LOADERS and cfg.path is not None else cfg.name  # a user's own group has a name of its own
+    if name not in LOADERS:
+        raise unknown("dataset", name, LOADERS)
+    adata = LOADERS[name](cfg)
     if cfg.layer is not None:
         if cfg.layer not in adata.layers:
             raise unknown("dataset.layer", cfg.layer, list(adata.layers) or ["(the file has none)"])
