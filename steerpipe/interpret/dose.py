@@ -39,7 +39,7 @@ def moved_genes(before: np.ndarray, after: np.ndarray, min_change: float) -> np.
 
     Parameters
     ----------
-    before, after : (N, G) predicted log1p CP10K of the same cells
+    before, after : (N, G) predicted log1p CP10K of the same cells, N at least 2
     """
     change = np.asarray(after, np.float64) - before
     n, mean = len(change), change.mean(0)

@@ -25,6 +25,7 @@ from .extract import layer_index, load_cells, load_steered_model
 
 log = logging.getLogger(__name__)
 TOP = 15
+MIN_CELLS = 2  # for a paired test
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ def _steer(context: Context, given: Inputs, found: Annotated, number: int) -> St
         log.info("this checkpoint has no output head: no dose response")
         return None
     rng = np.random.default_rng([config.feature.seed, 31])
-    kind = found.activity.types[int(found.activity.type_mean[:, number].argmax())]
-    members = np.arange(len(given.source.obs))
-    if kind != ALL:
-        assert config.dataset.label is not None
-        members = np.flatnonzero(given.source.obs[config.dataset.label].astype(str).to_numpy() == kind)
+    kind, members = _strongest_type(found, given, number, config.dataset.label)
+    if len(members) < MIN_CELLS:
+        log.info("no cell type has %d cells: no dose response", MIN_CELLS)
+        return None
     cells = np.sort(rng.choice(members, min(config.feature.cells, len(members)), replace=False))
     layer, batch = layer_index(config), config.model.batch_size
     counts = load_cells(config, model.genes)
@@ -120,6 +120,18 @@ def _steer(context: Context, given: Inputs, found: Annotated, number: int) -> St
     library = given.library(given.sets).sets
     mirrored = symmetry(dose, library, np.flatnonzero(given.expressed), config.annotate.q)
     return Steered(kind, len(cells), float(activity[number]), dose, mirrored)
+
+
+def _strongest_type(found: Annotated, given: Inputs, number: int, label: str | None) -> tuple[str, np.ndarray]:
+    """Return the cell type in which a feature fires most and its cells; types of one cell, on which nothing can be tested, stand back."""
+    for i in np.argsort(-found.activity.type_mean[:, number], kind="stable"):
+        kind, members = found.activity.types[i], np.arange(len(given.source.obs))
+        if kind != ALL:
+            assert label is not None
+            members = np.flatnonzero(given.source.obs[label].astype(str).to_numpy() == kind)
+        if len(members) >= MIN_CELLS:
+            break
+    return kind, members
 
 
 def _text(row: pd.Series, genes: pd.DataFrame, terms: pd.DataFrame, types: pd.DataFrame, steered: Steered | None) -> str:
