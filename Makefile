@@ -10,6 +10,7 @@ LOWEST ?= .venv-lowest
 TRACKING ?= .venv-tracking
 BENCH ?= outputs/bench-sae
 ARGS ?=
+JOBS ?= 2
 
 .PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate \
   bench-mini go-sets lint format types clean
@@ -37,8 +38,8 @@ figures: setup  ## every figure of the study; those of Kang's data where STEER_D
 	@for pair in $(FIGURES); do name=$${pair#*:}; \
 	  $(BIN)/steer $${pair%%:*} experiment=$${name%_transfer} "hydra.run.dir=\$${outputs}/figures/$$name" $(ARGS) || exit 1; done
 
-test: setup  ## every test that needs nothing but this checkout, and those marked data where STEER_DATA is set
-	$(BIN)/python -m pytest $(ARGS)
+test: setup  ## every test that needs nothing but this checkout, and those marked data where STEER_DATA is set; in JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # The published wheel's own requirements cannot be solved: hence --no-deps and a file that names every package.
 # Nothing is compiled ahead: it would take longer than the tests, which import a small part.

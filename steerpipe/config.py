@@ -144,7 +144,9 @@ class SaeConfig:
     dead_after: int = 50_000
     """tokens without activity after which a feature counts as dead in training"""
     lr: float = 5e-3
-    """peak learning rate of Adam"""
+    """peak learning rate of Adam, after a linear warm-up over the first twentieth of the steps"""
+    decay: str = "linear"
+    """linear: constant, then down to zero over the last fifth; cosine: down to zero from the peak on"""
     batch_size: int = 2048
     """tokens in a step"""
     tokens: int = 2_000_000
@@ -161,6 +163,7 @@ class SaeConfig:
             raise SteerError("sae.path is needed: add sae.path=topk_sae.pt to the command.")
         _one_of("sae.activation", self.activation, ("identity", "relu"))
         _one_of("sae.selection", self.selection, ("topk", "batchtopk"))
+        _one_of("sae.decay", self.decay, ("linear", "cosine"))
         _positive("sae", self, "expansion", "k", "lr", "batch_size", "tokens", "dead_after")
         _share("sae", self, "held_out")
 

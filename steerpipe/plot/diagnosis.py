@@ -71,7 +71,7 @@ def widths(table: pd.DataFrame, caption: str) -> Figure:
         at = np.arange(len(names)) + 0.38 * (j - 0.5)
         left.bar_label(left.bar(at, some["n_1e-06"], 0.36, color=COLOURS[objective], label=objective))
         bars = middle.bar(at, some["entanglement"], 0.36, color=COLOURS[objective], label=f"recruited, {objective}")
-        middle.bar_label(bars, fmt="%.2f")
+        middle.bar_label(bars, fmt="%.2f", label_type="center", color="white")
     first = table.drop_duplicates("sae").set_index("sae").loc[names]
     for i, value in enumerate(first["entanglement_active"]):
         middle.plot([i - 0.4, i + 0.4], [value, value], color="black", lw=1.2, label="all active features" if i == 0 else None)
@@ -124,7 +124,7 @@ def _cap(ax: Axes, cap: pd.DataFrame) -> None:
 
 def _floors(ax: Axes, features: pd.DataFrame, stable: float) -> None:
     """Effect over its floor against activity over its floor; the quadrant above and right of 1 is above both."""
-    shown = []
+    shown, lowest = [], 0.0
     for objective in OBJECTIVES:
         some = features[features["objective"] == objective]
         x = some["activation"] / some["activation_floor"].clip(lower=1e-12)
@@ -137,6 +137,7 @@ def _floors(ax: Axes, features: pd.DataFrame, stable: float) -> None:
         above = int(((x > 1) & (y > 1)).sum())
         ax.scatter([], [], s=26, color=COLOURS[objective], label=f"{objective}: {above} of {len(some)} above both")
         shown.append(x)
+        lowest = min(lowest, y.min(initial=0))
     ax.scatter([], [], s=26, facecolors="none", edgecolors="black", label=f"in fewer than {stable:.0%} of the refits")
     ax.axhline(1, color="black", lw=0.8, ls="--")
     ax.axvline(1, color="black", lw=0.8, ls="--")
@@ -147,10 +148,10 @@ def _floors(ax: Axes, features: pd.DataFrame, stable: float) -> None:
     ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
-    marks = [-20, -5, -1, 0, 1, 2, 5, 20]
+    marks = [-20, -5, -1, 0, 1, 2, 5, 20] if lowest < 0 else [0, 1, 2, 5, 20]
     ax.set_yticks(marks, [f"{m:g}" for m in marks])
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_ylim(-120, 30)  # room for the legend below
+    ax.set_ylim(-120 if lowest < 0 else -1.5, 30)  # room for the legend below
     ax.set(
         title="noise floors of each recruited feature",
         xlabel="activity / its floor",

@@ -93,9 +93,12 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     x, y = 100 * curve["layer_change"], 100 * curve["de_change"]
     ax.plot(x, y, "-", color="#555555", lw=1, zorder=1)
     dots = ax.scatter(x, y, c=curve["weight"], cmap="viridis", s=42, zorder=2, edgecolors="black", linewidths=0.5)
+    span, last, below = np.ptp(y) or 1.0, None, False
     for a, b, row in zip(x, y, curve.itertuples(), strict=True):
-        n = int(row.n)
-        ax.annotate(f"{row.weight:g}: {n} features", (a, b), xytext=(6, 5), textcoords="offset points", fontsize=7)
+        below = last is not None and abs(b - last) < 0.05 * span and not below  # else neighbours write over each other
+        text = f"{row.weight:g}: {int(row.n)} features"
+        ax.annotate(text, (a, b), xytext=(6, -11 if below else 5), textcoords="offset points", fontsize=7)
+        last = b
     marks = dict(zip(dict.fromkeys(front.loc[front["weight"].isna(), "recipe"]), "Xs^vDP", strict=False))
     for name, mark in marks.items():
         some = front[front["recipe"] == name]

@@ -81,7 +81,7 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
         for step, tokens in _steps(source, cells, config, first, n_steps):
             x = (tokens.to(device) - centre.to(device)) * scale
             for group in optimiser.param_groups:
-                group["lr"] = config.lr * learning_rate(step, n_steps)
+                group["lr"] = config.lr * learning_rate(step, n_steps, config.decay)
             fvu, l0, n_dead, cut = _step(sae, optimiser, x, idle, config, cut)
             recent.append((float(fvu), l0))
             last = step + 1 == n_steps
@@ -129,10 +129,14 @@ def normalisation(source: TokenSource, cells: np.ndarray, config: SaeConfig) -> 
     return Scale(centre, scale)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Return the share of the peak rate: 5 % linear warm-up, constant, linear to zero over the last fifth."""
-    warm, decay = max(1, steps // 20), max(1, steps // 5)
-    return min(1.0, (step + 1) / warm, (steps - step) / decay)
+def learning_rate(step: int, steps: int, decay: str = "linear") -> float:
+    """Return the share of the peak rate: 5 % linear warm-up, then as `sae.decay` says."""
+    warm, last = max(1, steps // 20), max(1, steps // 5)
+    if step < warm:
+        return (step + 1) / warm
+    if decay == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+    return min(1.0, (steps - step) / last)
 
 
 def _steps(source: TokenSource, cells: np.ndarray, config: SaeConfig, first: int, n_steps: int) -> Iterator[tuple[int, Tensor]]:

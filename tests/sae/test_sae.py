@@ -244,3 +244,28 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     _, shards = planted(tmp_path, n_cells=3, genes=10)
     with pytest.raises(SteerError, match="more than the 30 training tokens"):
         train_sae(shards, np.arange(3), SaeConfig(batch_size=64, k=3), tmp_path, device=CPU)
+
+
+@pytest.mark.parametrize(("decay", "middle"), [("linear", 1.0), ("cosine", 0.5)])
+def test_learning_rates_are_those_of_torch(decay, middle):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    warm = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1 / 10, total_iters=9)
+    if decay == "cosine":
+        rest = [torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 190)]
+        milestones = [10]
+    else:
+        rest = [
+            torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0),
+            torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1.0, end_factor=1 / 40, total_iters=39),
+        ]
+        milestones = [10, 160]
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimiser, [warm, *rest], milestones)
+    theirs = []
+    for _ in range(200):
+        theirs.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    ours = [module.learning_rate(step, 200, decay) for step in range(200)]
+    assert ours == pytest.approx(theirs, abs=1e-6)
+    assert ours[105] == pytest.approx(middle)

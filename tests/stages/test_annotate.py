@@ -149,7 +149,7 @@ def test_a_card(context, planted, capsys):
     assert (made.run.path / "plots" / f"feature_{chosen[0]}.png").stat().st_size > 1000
     types = pd.read_csv(made.run.path / "cell_types.csv")
     sizes = annotate.inputs(made).source.obs[made.config.dataset.label].astype(str).value_counts()
-    assert card["steered_in"] == next(name for name in types["type"] if sizes[name] > 1)  # where it fires most and can be tested
+    assert card["steered_in"] == next(name for name in types["type"] if sizes[name] > 1)  # where it fires most
     with pytest.raises(SteerError, match="features 0 to 127"):
         feature.main(context("feature.id=128"))
     with pytest.raises(SteerError, match=r"feature\.id is needed"):
