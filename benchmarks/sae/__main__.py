@@ -64,11 +64,11 @@ def version(name: str) -> str:
     return f"{fingerprint(Path(steerpipe.sae.__path__[0]))}-{zlib.crc32(repr(SaeConfig()).encode()):08x}"
 
 
-def quality(name: str, setting: Setting, folder: Path, tokens: int, seed: int) -> dict[str, float]:
-    """Train, and score on the held-out tokens; with a planted truth, its recovery too."""
+def quality(name: str, setting: Setting, folder: Path, tokens: int, seed: int, rate: float = 1.0) -> dict[str, float]:
+    """Train, at a multiple of the default rate, and score on the held-out tokens; with a planted truth, its recovery too."""
     data = load(setting, folder)
     with tempfile.TemporaryDirectory() as scratch:
-        job = Job(setting.width, setting.features, setting.k, QUALITY_BATCH, tokens // QUALITY_BATCH, seed, Path(scratch))
+        job = Job(setting.width, setting.features, setting.k, QUALITY_BATCH, tokens // QUALITY_BATCH, seed, Path(scratch), rate)
         trained = TRAINERS[name](job, shuffled(data.train, job.batch, seed))
         torch.set_float32_matmul_precision("highest")
         found = score(trained, data.held)
@@ -148,8 +148,24 @@ def main(options: argparse.Namespace) -> None:
             if pairs:
                 rows[name]["fvu_ratio"] = float(np.mean(pairs))
         figures[setting.name] = {"setting": asdict(setting), "tokens": tokens, "trainers": rows}
+        if options.rates:
+            figures[setting.name]["rates"] = tuned(setting, options, tokens, results, versions)
     show(figures, SPEED_BATCH, QUALITY_BATCH)
     print(json.dumps(figures))
+
+
+def tuned(setting: Setting, options: argparse.Namespace, tokens: int, results: Results, versions: dict[str, str]) -> list[Any]:
+    """Return and print the FVU of every trainer at multiples of its default rate, seed 0: all tuned alike."""
+    rows = []
+    for name in TRAINERS:
+        row: dict[str, Any] = {"trainer": name}
+        for rate in options.rates:
+            key = f"rate|{setting.name}|{name}|{tokens} tokens|x{rate:g}|{versions[name]}"
+            run = lambda n=name, r=rate: quality(n, setting, options.folder, tokens, 0, r)  # noqa: E731
+            row[f"x{rate:g}"] = results.get(key, run)["fvu"]
+        rows.append(row)
+        print(f"{setting.name}: {name}: FVU at rate " + ", ".join(f"x{r:g} {row[f'x{r:g}']:.4f}" for r in options.rates))
+    return rows
 
 
 def timed(setting: Setting, options: argparse.Namespace, threads: int) -> dict[str, Any]:
@@ -173,6 +189,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--minutes", type=float, default=1e9, help="start no further training after so many; run again to go on"
     )
+    parser.add_argument("--rates", nargs="*", type=float, help="multiples of every trainer's default rate to try, seed 0")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     chosen.seeds = chosen.seeds or (2 if chosen.quick else 5)

@@ -29,7 +29,7 @@ def quiet() -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: D, F, K, tokens a step, steps, seed, and a folder to write into."""
+    """What is trained: D, F, K, tokens a step, steps, seed, a folder to write into, and a factor on the default rate."""
 
     width: int
     features: int
@@ -38,6 +38,7 @@ class Job:
     steps: int
     seed: int
     folder: Path
+    rate: float = 1.0
 
     @property
     def warm_up(self) -> int:
@@ -80,6 +81,7 @@ def steerpipe(job: Job, batches: Iterable[Tensor]) -> Trained:
     config = SaeConfig(
         expansion=job.features // job.width, k=job.k, batch_size=job.batch, tokens=job.steps * job.batch, seed=job.seed
     )
+    config.lr *= job.rate
     sae = train_sae(Given(), np.arange(1), config, job.folder, device=torch.device("cpu"))
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +133,7 @@ def sparsify(job: Job, batches: Iterable[Tensor], optimiser: str = "signum") -> 
         SaeConfig(expansion_factor=job.features // job.width, k=job.k),
         batch_size=1,  # sequences: one of job.batch tokens
         optimizer=optimiser,
+        lr=job.rate * (5e-3 if optimiser == "signum" else 2e-4) / (job.features / 2**14) ** 0.5,
         lr_warmup_steps=job.warm_up,
         hookpoints=["block"],
         init_seeds=[job.seed],
@@ -168,6 +171,7 @@ def dictionary_learning(job: Job, batches: Iterable[Tensor]) -> Trained:
         "activation_dim": job.width,
         "dict_size": job.features,
         "k": job.k,
+        "lr": job.rate * 2e-4 / (job.features / 2**14) ** 0.5,
         "layer": 0,
         "lm_name": "none",
         "warmup_steps": job.warm_up,
@@ -191,7 +195,9 @@ def saelens(job: Job, batches: Iterable[Tensor]) -> Trained:
 
     torch.manual_seed(job.seed)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=job.width, d_sae=job.features, k=job.k))
-    config = SAETrainerConfig(job.batch * job.steps, job.batch, lr_end=3e-5)  # a constant rate does not use its end
+    config = SAETrainerConfig(
+        job.batch * job.steps, job.batch, lr=3e-4 * job.rate, lr_end=3e-5
+    )  # a constant rate does not use its end
     SAETrainer(config, sae, iter(batches)).fit()
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
