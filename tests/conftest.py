@@ -5,11 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-THREADS = max(1, (os.cpu_count() or 1) // WORKERS) if WORKERS > 1 else 2
-if WORKERS > 1:  # processes that share the cores, and what they start; threads that wait for a core spin
-    os.environ |= {"OMP_NUM_THREADS": str(THREADS), "NUMBA_NUM_THREADS": str(THREADS)}
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +14,8 @@ from steerpipe.data.genes import gene_list
 from steerpipe.models.aido_cell import AidoCell, ArchConfig
 from steerpipe.models.checkpoints import save_model
 from steerpipe.models.preprocess import DepthRule
+
+from . import THREADS
 
 torch.set_num_threads(THREADS)
 

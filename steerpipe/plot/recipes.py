@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
@@ -93,11 +95,11 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     x, y = 100 * curve["layer_change"], 100 * curve["de_change"]
     ax.plot(x, y, "-", color="#555555", lw=1, zorder=1)
     dots = ax.scatter(x, y, c=curve["weight"], cmap="viridis", s=42, zorder=2, edgecolors="black", linewidths=0.5)
-    span, last, below = np.ptp(y) or 1.0, None, False
+    left, last = False, np.inf
     for a, b, row in zip(x, y, curve.itertuples(), strict=True):
-        below = last is not None and abs(b - last) < 0.05 * span and not below  # else neighbours write over each other
-        text = f"{row.weight:g}: {int(row.n)} features"
-        ax.annotate(text, (a, b), xytext=(6, -11 if below else 5), textcoords="offset points", fontsize=7)
+        left = bool(abs(b - last) < 0.05 * np.ptp(y)) and not left  # else neighbours write over each other
+        place: dict[str, Any] = {"xytext": (-6 if left else 6, 5), "ha": "right" if left else "left"}
+        ax.annotate(f"{row.weight:g}: {int(row.n)}", (a, b), **place, textcoords="offset points", fontsize=7)
         last = b
     marks = dict(zip(dict.fromkeys(front.loc[front["weight"].isna(), "recipe"]), "Xs^vDP", strict=False))
     for name, mark in marks.items():
@@ -108,7 +110,7 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     ax.set(
         xlabel="latent distance (steered layer), median change [%]", ylabel="DE genes, mean of up and down,\nmedian change [%]"
     )
-    ax.set_title("held-out cells; lower left is better in both", loc="left")
+    ax.set_title("held-out cells; lower left is better in both; weight: features recruited", loc="left")
     ax.margins(0.15)
     ax.legend(loc="best")
     figure.colorbar(dots, ax=ax, label="weight of the latent term (0: expression alone)")

@@ -123,7 +123,7 @@ def _steer(context: Context, given: Inputs, found: Annotated, number: int) -> St
 
 
 def _strongest_type(found: Annotated, given: Inputs, number: int, label: str | None) -> tuple[str, np.ndarray]:
-    """Return the cell type in which a feature fires most and its cells; types of one cell, on which nothing can be tested, stand back."""
+    """Return the cell type in which a feature fires most, and its cells; types of one cell cannot be tested, and are left."""
     for i in np.argsort(-found.activity.type_mean[:, number], kind="stable"):
         kind, members = found.activity.types[i], np.arange(len(given.source.obs))
         if kind != ALL:
