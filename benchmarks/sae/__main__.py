@@ -27,7 +27,7 @@ import torch
 import steerpipe.sae
 from steerpipe.config import SaeConfig
 
-from .peers import DISTRIBUTIONS, TRAINERS, Job, fingerprint, quiet, score, shuffled
+from .peers import DISTRIBUTIONS, TRAINERS, TUNED, Job, fingerprint, quiet, score, shuffled
 from .planted import recovery
 from .settings import SETTINGS, Setting, load
 from .speed import compare, memory
@@ -69,7 +69,7 @@ def quality(name: str, setting: Setting, folder: Path, tokens: int, seed: int, r
     data = load(setting, folder)
     with tempfile.TemporaryDirectory() as scratch:
         job = Job(setting.width, setting.features, setting.k, QUALITY_BATCH, tokens // QUALITY_BATCH, seed, Path(scratch), rate)
-        trained = TRAINERS[name](job, shuffled(data.train, job.batch, seed))
+        trained = TUNED[name](job, shuffled(data.train, job.batch, seed))
         torch.set_float32_matmul_precision("highest")
         found = score(trained, data.held)
         return found | (recovery(data.truth, trained.rows) if data.truth is not None else {})
@@ -149,22 +149,22 @@ def main(options: argparse.Namespace) -> None:
                 rows[name]["fvu_ratio"] = float(np.mean(pairs))
         figures[setting.name] = {"setting": asdict(setting), "tokens": tokens, "trainers": rows}
         if options.rates:
-            figures[setting.name]["rates"] = tuned(setting, options, tokens, results, versions)
+            figures[setting.name]["rates"] = tuned(setting, options, tokens, results)
     show(figures, SPEED_BATCH, QUALITY_BATCH)
     print(json.dumps(figures))
 
 
-def tuned(setting: Setting, options: argparse.Namespace, tokens: int, results: Results, versions: dict[str, str]) -> list[Any]:
-    """Return and print the FVU of every trainer at multiples of its default rate, seed 0: all tuned alike."""
+def tuned(setting: Setting, options: argparse.Namespace, tokens: int, results: Results) -> list[Any]:
+    """Return and print FVU / dead of every trainer at multiples of its default rate, seed 0: all tuned alike."""
     rows = []
-    for name in TRAINERS:
-        row: dict[str, Any] = {"trainer": name}
+    for name in TUNED:
+        found = []
         for rate in options.rates:
-            key = f"rate|{setting.name}|{name}|{tokens} tokens|x{rate:g}|{versions[name]}"
+            key = f"rate|{setting.name}|{name}|{tokens} tokens|x{rate:g}|{version(name)}"
             run = lambda n=name, r=rate: quality(n, setting, options.folder, tokens, 0, r)  # noqa: E731
-            row[f"x{rate:g}"] = results.get(key, run)["fvu"]
-        rows.append(row)
-        print(f"{setting.name}: {name}: FVU at rate " + ", ".join(f"x{r:g} {row[f'x{r:g}']:.4f}" for r in options.rates))
+            found.append({"rate": rate, **results.get(key, run)})
+        rows.append({"trainer": name, "found": found})
+        print(f"{setting.name}: {name}: " + ", ".join(f"x{f['rate']:g} {f['fvu']:.4f} / {f['dead']:.2f}" for f in found))
     return rows
 
 

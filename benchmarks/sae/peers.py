@@ -12,6 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,8 @@ class Trained:
 Trainer = Callable[[Job, Iterable[Tensor]], Trained]
 
 
-def steerpipe(job: Job, batches: Iterable[Tensor]) -> Trained:
-    """Ours: train_sae with the default SaeConfig, its reader replaced by the given batches."""
+def steerpipe(job: Job, batches: Iterable[Tensor], **settings: float) -> Trained:
+    """Ours: train_sae with the default SaeConfig, or other settings, its reader replaced by the given batches."""
     from steerpipe.activations.tokens import TokenPolicy, TokenSource
     from steerpipe.config import SaeConfig
     from steerpipe.sae.train import train_sae
@@ -78,9 +79,8 @@ def steerpipe(job: Job, batches: Iterable[Tensor]) -> Trained:
                 if number >= skip:
                     yield x
 
-    config = SaeConfig(
-        expansion=job.features // job.width, k=job.k, batch_size=job.batch, tokens=job.steps * job.batch, seed=job.seed
-    )
+    size: dict[str, int] = {"expansion": job.features // job.width, "k": job.k, "batch_size": job.batch, "seed": job.seed}
+    config = SaeConfig(**size, tokens=job.steps * job.batch, **settings)
     config.lr *= job.rate
     sae = train_sae(Given(), np.arange(1), config, job.folder, device=torch.device("cpu"))
 
@@ -215,6 +215,9 @@ TRAINERS: dict[str, Trainer] = {
     "SAELens": saelens,
 }
 """By the names in the table; sparsify is what the ratios are to."""
+
+TUNED = TRAINERS | {"steerpipe (clip 0.01, no AuxK)": partial(steerpipe, clip=0.01, auxk_weight=0.0)}
+"""What `--rates` trains: with them ours as dictionary-learning has it in short runs, clipped at every step and without AuxK."""
 
 DISTRIBUTIONS = {"sparsify": "eai-sparsify", "dictionary-learning": "dictionary-learning", "SAELens": "sae-lens"}
 

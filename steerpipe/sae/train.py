@@ -167,7 +167,7 @@ def _step(
         add_auxk_gradients(sae, x, step.error, dead, config.auxk_weight)
     if sae.unit_norm:
         _remove_parallel(sae)
-    torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], 1.0)
+    torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], config.clip)
     optimiser.step()
     if sae.unit_norm:
         with torch.no_grad():

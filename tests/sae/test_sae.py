@@ -269,3 +269,19 @@ def test_learning_rates_are_those_of_torch(decay, middle):
     ours = [module.learning_rate(step, 200, decay) for step in range(200)]
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert ours[105] == pytest.approx(middle)
+
+
+def test_a_clipped_step_is_no_longer_than_asked(tmp_path, monkeypatch):
+    config = SaeConfig(expansion=2, k=3, tokens=5_000, batch_size=250, clip=1e-3)
+    _, shards = planted(tmp_path)
+    norms = []
+
+    class Watched(torch.optim.Adam):
+        def step(self, closure=None):
+            grads = [p.grad for group in self.param_groups for p in group["params"]]
+            norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    train_sae(shards, np.arange(36), config, tmp_path, device=CPU)
+    assert norms == pytest.approx([1e-3] * 20, rel=1e-3)
