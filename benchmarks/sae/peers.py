@@ -195,9 +195,8 @@ def saelens(job: Job, batches: Iterable[Tensor]) -> Trained:
 
     torch.manual_seed(job.seed)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=job.width, d_sae=job.features, k=job.k))
-    config = SAETrainerConfig(
-        job.batch * job.steps, job.batch, lr=3e-4 * job.rate, lr_end=3e-5
-    )  # a constant rate does not use its end
+    # a constant rate does not use its end
+    config = SAETrainerConfig(job.batch * job.steps, job.batch, lr=3e-4 * job.rate, lr_end=3e-5)
     SAETrainer(config, sae, iter(batches)).fit()
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:

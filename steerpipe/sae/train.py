@@ -129,7 +129,7 @@ def normalisation(source: TokenSource, cells: np.ndarray, config: SaeConfig) -> 
     return Scale(centre, scale)
 
 
-def learning_rate(step: int, steps: int, decay: str = "linear") -> float:
+def learning_rate(step: int, steps: int, decay: str) -> float:
     """Return the share of the peak rate: 5 % linear warm-up, then as `sae.decay` says."""
     warm, last = max(1, steps // 20), max(1, steps // 5)
     if step < warm:

@@ -52,7 +52,7 @@ def main(context: Context) -> None:
     if "widths" in wanted:
         tables["widths"] = parts.widths(experiment, config.diagnose.expansions)
         if len(tables["widths"]):
-            run.figure("widths", figures.widths(tables["widths"], text.rsplit(" · SAE", 1)[0]), tables["widths"])
+            run.figure("widths", figures.widths(tables["widths"], caption(config, None)), tables["widths"])
     for name, table in tables.items():
         run.table(name, table)
         log.info("%s:\n%s", name, _shown(name, table).to_string(index=False))

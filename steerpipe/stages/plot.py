@@ -47,19 +47,21 @@ def draw(context: Context, found: Evaluation) -> None:
     run.figure("umap", recipe_figures.umap(points, text), points)
 
 
-def caption(config: Config, tokens: str) -> str:
-    """Return one line on what a figure shows: model, data, contrast, and the tokens that the SAE was trained on."""
+def caption(config: Config, tokens: str | None) -> str:
+    """Return one line on what a figure shows: model, data, contrast, and the SAE with its tokens (None: no one SAE)."""
     source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
     return _caption(config, f"{source} -> {target} · layer {config.layer.index}", tokens)
 
 
-def dictionary_caption(config: Config, tokens: str) -> str:
+def dictionary_caption(config: Config, tokens: str | None) -> str:
     """Return the line below a figure of a dictionary, which knows no contrast."""
     return _caption(config, f"layer {config.layer.index}", tokens)
 
 
-def _caption(config: Config, where: str, tokens: str) -> str:
+def _caption(config: Config, where: str, tokens: str | None) -> str:
     model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
     data = config.dataset.path or config.dataset.name
+    if tokens is None:
+        return f"{model} · {data} · {where}"
     sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
     return f"{model} · {data} · {where} · SAE {sae} on {tokens} tokens"

@@ -40,5 +40,5 @@ def main(context: Context) -> None:
     run.figure("baselines", figures.baselines(table, caption), table)
     log.info("held-out cells:\n%s", table.round(4).to_string(index=False))
     if run.path.parent.name.endswith("_sweep"):
-        swept = write_sweep(run.path.parent, caption.rsplit(" · SAE", 1)[0])  # several are in it
+        swept = write_sweep(run.path.parent, dictionary_caption(context.config, None))
         log.info("the sweep so far:\n%s\n%s", swept.round(4).to_string(index=False), run.path.parent)
