@@ -16,13 +16,16 @@ from .models.recipe import Recipe
 NEEDED = "???"
 """A value that the command line must give (OmegaConf's mark of a missing one)."""
 
+EMBEDDED = ("mini", "mini_settled")
+"""The models inside the package: our own small networks, none of them AIDO.Cell."""
+
 
 @dataclass
 class ModelConfig:
     """A foundation model (group `model`)."""
 
     path: str = NEEDED
-    """`mini`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
+    """`mini` or `mini_settled`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
     revision: str | None = None
     """commit, tag or branch of a hub id (null: main); a folder has none"""
     steering_layer: int = 4
@@ -311,8 +314,15 @@ class PretrainConfig(Recipe):
     """what it is trained on"""
     panel_size: int = 2048
     """genes of the model"""
+    start: str | None = None
+    """`mini` or a model folder that is settled further, in place of the first phase; its genes are then the panel"""
     minutes: float | None = None
     """stop cleanly after so long; the next run resumes (null: run to the end)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None and not self.settle_steps:
+            raise SteerError(f"pretrain.start={self.start} leaves nothing to train; add pretrain=settled.")
 
 
 @dataclass

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..config import EMBEDDED
 from ..data.genes import gene_list
 from ..digest import file_digest
 from ..errors import SteerError
@@ -24,7 +25,7 @@ from .hub import WEIGHTS, commit_of, fetch, is_hub_id
 from .preprocess import MASK, DepthRule
 
 log = logging.getLogger(__name__)
-MINI = Path(str(files("steerpipe.models") / "weights" / "mini"))
+PACKAGED = Path(str(files("steerpipe.models") / "weights"))
 HEAD = "cls.predictions.decoder.weight"
 HEAD_BIAS = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 RELEASED = {
@@ -88,9 +89,9 @@ def model_genes(path: str | Path, revision: str | None = None) -> tuple[str, ...
 
 
 def model_folder(path: str | Path, revision: str | None = None) -> Path:
-    """Return the folder that model.path means: `mini` is the one inside the package, a hub id that of the hub's cache."""
-    if str(path) == "mini":
-        return MINI
+    """Return the folder that model.path means: `mini` is one inside the package, a hub id that of the hub's cache."""
+    if str(path) in EMBEDDED:
+        return PACKAGED / path
     return fetch(str(path), revision) if is_hub_id(path) else Path(path).expanduser()
 
 
@@ -107,8 +108,8 @@ def provenance(path: str | Path, revision: str | None = None) -> dict[str, str |
     A model made by steerpipe names its licence in config.json; any other checkpoint is taken to be AIDO.Cell's.
     """
     folder = model_folder(path, revision)
-    asked = (revision or "main") if is_hub_id(path) and folder != MINI else None
-    licence = OWN_LICENCE if folder == MINI else _settings(folder).get("licence", LICENCE)
+    asked = (revision or "main") if is_hub_id(path) and folder.parent != PACKAGED else None
+    licence = OWN_LICENCE if folder.parent == PACKAGED else _settings(folder).get("licence", LICENCE)
     return {"model": str(path), "revision": asked, "commit": commit_of(folder), "licence": str(licence)}
 
 

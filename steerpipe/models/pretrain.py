@@ -103,6 +103,7 @@ def pretrain(
     folder: Path,
     *,
     panels: Sequence[np.ndarray] = (),
+    started: bool = False,
     minutes: float | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, row: None,
 ) -> AidoCell:
@@ -112,6 +113,7 @@ def pretrain(
     ----------
     counts : uint16 (N, G) raw counts over the model's genes; 5 % of the cells are held out for the curve
     folder : where checkpoint.pt and curve.jsonl go
+    started : the model comes with the weights of the first phase, which is left out
     minutes : stop after so long, with a checkpoint
     report : called with (step, row) at every row of the curve
 
@@ -124,16 +126,24 @@ def pretrain(
     held, train = np.sort(order[: len(order) // 20]), np.sort(order[len(order) // 20 :])
     data = ThinnedCells(counts, recipe, panels)
     components = principal_components(counts[train], min(N_COMPONENTS, model.arch.hidden_size // 2))
-    initialise(model, recipe.seed, components)
+    if not started:
+        initialise(model, recipe.seed, components)
     mean = torch.from_numpy(components.mean)
     weights = gene_weights(counts[train])
     scores = torch.zeros(len(counts), components.scores.shape[1])
     scores[train] = torch.from_numpy(components.scores)
     guide = Guide(model.arch.hidden_size, components.share)
-    teachers = _teachers(data, train, recipe, folder)
-    data.teacher = teachers[0] if teachers else None
+    shifted = ThinnedCells(counts, recipe, panels, gene_shift=recipe.settle_shift)
+    if recipe.teacher_weight > 0:
+        if not started:
+            data.teacher = _teacher(data, train, recipe, folder, 0)
+        if recipe.settle_steps:
+            numbers = range(1, 1 + recipe.settle_teachers)
+            shifted.teacher = mean_teacher([_teacher(shifted, train, recipe, folder, number) for number in numbers])
     optimiser = _optimiser([*model.parameters(), *guide.parameters()], recipe)
-    total, first = recipe.steps + recipe.settle_steps, 0
+    total = recipe.total_steps
+    settle, finish = recipe.steps, recipe.steps + recipe.settle_steps  # first steps of the phases
+    first = settle if started else 0
     recent: list[float] = []
     curve: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.pt"
@@ -142,33 +152,32 @@ def pretrain(
         first, curve = saved["step"], saved["curve"]
         model.load_state_dict(saved["model"])
         guide.load_state_dict(saved["guide"])
-        if first > recipe.steps:
+        if first > settle:
             optimiser = _optimiser(model.parameters(), recipe)
         optimiser.load_state_dict(saved["optimiser"])
     model.train().requires_grad_(True)
     clock = time.monotonic()
     for step in range(first, total):
-        settling = step >= recipe.steps
-        if step == recipe.steps:
+        settling = step >= settle
+        if step in (settle, finish):
             model.load_state_dict({name: p.half().float() for name, p in model.state_dict().items()})
             optimiser = _optimiser(model.parameters(), recipe)
-        if settling and teachers:
-            data.teacher = mean_teacher(teachers)
         for group in optimiser.param_groups:
             group["lr"] = _rate(recipe, step)
         rng = np.random.default_rng([recipe.seed, step])  # a step's draw depends on its number alone: resumable
         size, context = _shape(recipe, step)
         cells = rng.choice(train, size, replace=False)
-        batch = data.draw(rng, cells, context, full=context is None)
-        loss = loss_of(model, batch, weights, None if settling else guide, scores[cells])
+        batch = (shifted if settling else data).draw(rng, cells, context, full=context is None)
+        seen = weights * (recipe.finish_visible if step >= finish else recipe.settle_visible if settling else 1.0)
+        loss = loss_of(model, batch, seen, None if settling else guide, scores[cells])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
         optimiser.step()
         recent.append(float(loss.detach()))
-        if (step + 1) % 200 == 0 or step + 1 in (recipe.steps, total):
+        if (step + 1) % 200 == 0 or step + 1 in (settle, finish, total):
             row = {"step": step + 1, "loss": float(np.mean(recent))}
-            if (step + 1) % 600 == 0 or step + 1 in (recipe.steps, total):
+            if (step + 1) % 600 == 0 or step + 1 in (settle, finish, total):
                 row["masked_over_mean"] = masked_score(model, data, held, mean)
             curve.append(row)
             (folder / "curve.jsonl").write_text("".join(json.dumps(r) + "\n" for r in curve))
@@ -195,16 +204,19 @@ def _optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.opti
 
 
 def _rate(recipe: Recipe, step: int) -> float:
-    """The learning rate of a step: two cosines, one after the other."""
+    """The learning rate of a step: a cosine for each phase."""
     if step < recipe.steps:
         return recipe.lr * cosine(step, recipe.steps, warmup=300)
-    return recipe.settle_lr * cosine(step - recipe.steps, recipe.settle_steps, warmup=30)
+    step -= recipe.steps
+    if step < recipe.settle_steps:
+        return recipe.settle_lr * cosine(step, recipe.settle_steps, warmup=30)
+    return recipe.finish_lr * cosine(step - recipe.settle_steps, recipe.finish_steps, warmup=30)
 
 
 def _shape(recipe: Recipe, step: int) -> tuple[int, int | None]:
     """Cells of a step and genes in its contexts, None for all."""
     if step >= recipe.steps:
-        long = step % 3 == 2
+        long = step % 2 == 1 and step < recipe.steps + recipe.settle_steps
         return (2 if long else 1) * recipe.full_batch_size, recipe.long_context if long else None
     if step >= recipe.steps - recipe.full_steps:
         return recipe.full_batch_size, None
@@ -256,18 +268,14 @@ def principal_components(counts: np.ndarray, n: int = N_COMPONENTS) -> Component
     return Components(*(part.astype(np.float32) for part in parts))
 
 
-def _teachers(data: ThinnedCells, train: np.ndarray, recipe: Recipe, folder: Path) -> list[MaskedAutoencoder]:
-    """Return the teachers, trained now or by the run that this one resumes; none where the recipe gives them no weight."""
-    teachers = []
-    wanted = 0 if recipe.teacher_weight == 0 else recipe.teachers if recipe.settle_steps else 1
-    for number in range(wanted):
-        path = folder / f"teacher_{number}.pt"
-        if not path.is_file():
-            _save(path, train_teacher(data, train, replace(recipe, seed=recipe.seed + number)).state_dict())
-        teacher = MaskedAutoencoder(data.counts.shape[1])
-        teacher.load_state_dict(torch.load(path, weights_only=True))
-        teachers.append(teacher.eval().requires_grad_(False))
-    return teachers
+def _teacher(data: ThinnedCells, train: np.ndarray, recipe: Recipe, folder: Path, number: int) -> MaskedAutoencoder:
+    """Return a teacher of these cells, trained now or by the run that this one resumes."""
+    path = folder / f"teacher_{number}.pt"
+    if not path.is_file():
+        _save(path, train_teacher(data, train, replace(recipe, seed=recipe.seed + number)).state_dict())
+    teacher = MaskedAutoencoder(data.counts.shape[1])
+    teacher.load_state_dict(torch.load(path, weights_only=True))
+    return teacher.eval().requires_grad_(False)
 
 
 def _save(path: Path, state: Mapping[str, object]) -> None:

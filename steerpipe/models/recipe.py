@@ -36,11 +36,23 @@ class Recipe:
     same_depth: float = 0.4
     """share of cells whose input is as deep as the target"""
     settle_steps: int = 0
-    """further steps, from the weights rounded to float16, on every gene (each third on a long context); mini had none"""
+    """further steps, from the weights rounded to float16: half of them on every gene of the panel, half on long contexts;
+    `pretrain=settled` has them, which made `mini_settled`"""
     settle_lr: float = 5e-4
     """peak learning rate of those; 30 steps of warm-up, then a cosine"""
-    teachers: int = 2
-    """networks whose mean prediction is the target while settling; before that it is the first one's"""
+    settle_shift: float = 2.0
+    """while settling, most cells are seen as by another chemistry: each gene keeps exp(-s u) of its counts, u uniform by gene,
+    s uniform by cell between 0 and this (log ratios of gene totals, PBMC3K over PBMC8K, have sd 0.58, which is 2 / sqrt 12)"""
+    settle_visible: float = 2.0
+    """while settling, weight of the error at visible genes, so that a shifted cell keeps what its own counts say"""
+    finish_steps: int = 0
+    """last steps, from the weights rounded to float16 once more: as when settling, but every gene of the panel in each"""
+    finish_lr: float = 5e-4
+    """peak learning rate of those; 30 steps of warm-up, then a cosine"""
+    finish_visible: float = 0.25
+    """in those, weight of the error at visible genes, which is mostly counting noise"""
+    settle_teachers: int = 2
+    """networks, trained on such cells, whose mean prediction is the target while settling; before, one of plain cells"""
     teacher_steps: int = 2000
     """steps of each of the networks that lend their predictions as targets at masked genes"""
     teacher_weight: float = 0.9
@@ -49,7 +61,14 @@ class Recipe:
     """share of cells that are seen through a smaller gene panel"""
     seed: int = 0
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of all three phases."""
+        return self.steps + self.settle_steps + self.finish_steps
+
     def __post_init__(self) -> None:
+        if self.finish_steps and not self.settle_steps:
+            raise SteerError(f"pretrain.finish_steps={self.finish_steps} needs pretrain.settle_steps; set both, or both to 0.")
         if not 0 <= self.full_steps <= self.steps:
             raise SteerError(f"pretrain.full_steps={self.full_steps} must lie between 0 and pretrain.steps={self.steps}.")
 

@@ -16,6 +16,9 @@ from .recipe import Recipe
 MIN_COUNTS = 40
 """Thinning leaves this many counts in a cell, in expectation."""
 
+SHIFTED = 0.7
+"""Share of cells whose genes are shifted."""
+
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Predicts a cell's target from its visible genes; see teacher.py."""
 
@@ -46,18 +49,27 @@ class ThinnedCells:
     counts : uint16 (N, G)
     panels : smaller gene panels, bool (G,) each, that some cells are seen through
     teacher : where given, its prediction stands in for `recipe.teacher_weight` of the target at masked genes
+    gene_shift : how far a cell's genes differ in how well they are detected; see `shift_genes`
     """
 
     def __init__(
-        self, counts: np.ndarray, recipe: Recipe, panels: Sequence[np.ndarray] = (), teacher: Teacher | None = None
+        self,
+        counts: np.ndarray,
+        recipe: Recipe,
+        panels: Sequence[np.ndarray] = (),
+        teacher: Teacher | None = None,
+        gene_shift: float = 0.0,
     ) -> None:
         self.counts, self.recipe, self.panels, self.teacher = counts, recipe, list(panels), teacher
+        self.gene_shift = gene_shift
 
     def sample(self, rng: np.random.Generator, cells: np.ndarray) -> Sample:
         """Thin the given cells to a target depth, and from there to the depth of the input."""
         N, G = len(cells), self.counts.shape[1]
         present = np.stack([self._present(rng, G) for _ in range(N)])
         whole = self.counts[cells].astype(np.int64) * present
+        if self.gene_shift > 0:
+            whole = shift_genes(rng, whole, self.gene_shift)
         deep = thin(rng, whole, self._rates(rng, whole, self.recipe.full_depth))
         return Sample(deep, thin(rng, deep, self._rates(rng, deep, self.recipe.same_depth)), present)
 
@@ -119,11 +131,22 @@ class ThinnedCells:
 
 
 def thin(rng: np.random.Generator, counts: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """Keep each count of (N, G) with its cell's rate (N,)."""
+    """Keep each count of (N, G) with its cell's rate (N,), or with a rate of its own (N, G)."""
     out: np.ndarray = np.zeros_like(counts)
     some = counts > 0
-    out[some] = rng.binomial(counts[some], np.broadcast_to(rate[:, None], counts.shape)[some])
+    out[some] = rng.binomial(counts[some], np.broadcast_to(rate if rate.ndim == 2 else rate[:, None], counts.shape)[some])
     return out
+
+
+def shift_genes(rng: np.random.Generator, counts: np.ndarray, most: float) -> np.ndarray:
+    """Return cells (N, G) as another chemistry might count them: each gene is detected by a share of its own.
+
+    A gene keeps each count with probability exp(-s u), u uniform by cell and gene, s uniform by cell between 0 and `most`
+    for SHIFTED of the cells and 0 for the others. The log rate has sd s / sqrt 12.
+    """
+    N, G = counts.shape
+    s = rng.uniform(0, most, (N, 1)) * (rng.random((N, 1)) < SHIFTED)
+    return thin(rng, counts, np.exp(-s * rng.random((N, G))))
 
 
 def log_cp10k(counts: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..config import EMBEDDED
+
 MAX_ROWS = 300
 MAX_SVG = 700_000
 SPACES = {
@@ -47,7 +49,7 @@ CLAIMS = (
     "That a number here holds on other data, donors, layers or models: it was measured on the cells named below.",
     "That a recruited feature is a cause: an effect that the controls show as well is not one of the recipe's own.",
 )
-MINI = "The model is mini, a small network of our own. It is not AIDO.Cell, and nothing here says anything about AIDO.Cell."
+MINI = "The model is {}, a small network of our own. It is not AIDO.Cell, and nothing here says anything about AIDO.Cell."
 
 
 @dataclass
@@ -128,7 +130,7 @@ def _render(title: str, manifests: list[Any], tables: list[Table], figures: list
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
     first = manifests[0] if manifests else {}
     models = {m.get("config", {}).get("model", {}).get("path") for m in manifests}
-    warnings = [MINI] if "mini" in models else []
+    warnings = [MINI.format(name) for name in EMBEDDED if name in models]
     warnings += sorted({m["licence"]["licence"] for m in manifests if "non-commercial" in str(m.get("licence"))})
     for manifest in manifests:
         if manifest.get("status") not in ("done", "running"):

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..config import as_dict
+from ..config import EMBEDDED, as_dict
 from ..config_sae import AnnotateConfig
 from ..data.genesets import GeneSets, load_library, local_file
 from ..digest import file_digest
@@ -211,7 +211,9 @@ def own_row(found: Annotated) -> tuple[pd.DataFrame, pd.DataFrame]:
 def caption(context: Context, found: Annotated) -> str:
     """Return one line on what a figure shows."""
     config = context.config
-    model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
+    model = f"model {config.model.path}"
+    if config.model.path in EMBEDDED:
+        model += " (our own small network, not AIDO.Cell)"
     sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
     data = config.dataset.path or config.dataset.name
     sets = f"{config.annotate.library}, {found.scores['sets']:,} sets, {found.scores['background']:,} background genes"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..config import Config
+from ..config import EMBEDDED, Config
 from ..errors import SteerError
 from ..models.checkpoints import has_head, model_folder, provenance
 from .common import Context
@@ -28,7 +28,7 @@ def introduce(context: Context, digest: str) -> None:
     digest : of the checkpoint, as of models.checkpoints.model_digest
     """
     model, manifest = context.config.model, context.run.manifest
-    if model.path == "mini" or "licence" in manifest:
+    if model.path in EMBEDDED or "licence" in manifest:
         return
     manifest["licence"] = {**provenance(model.path, model.revision), "digest": digest}
     if not has_head(model_folder(model.path, model.revision)):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..config import Config
+from ..config import EMBEDDED, Config
 from ..evaluate.recruitment import THRESHOLDS
 from ..plot import figures
 from ..plot import recipes as recipe_figures
@@ -59,7 +59,9 @@ def dictionary_caption(config: Config, tokens: str | None) -> str:
 
 
 def _caption(config: Config, where: str, tokens: str | None) -> str:
-    model = "model mini (our own small network, not AIDO.Cell)" if config.model.path == "mini" else f"model {config.model.path}"
+    model = f"model {config.model.path}"
+    if config.model.path in EMBEDDED:
+        model += " (our own small network, not AIDO.Cell)"
     data = config.dataset.path or config.dataset.name
     if tokens is None:
         return f"{model} · {data} · {where}"

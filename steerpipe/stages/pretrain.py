@@ -16,7 +16,7 @@ from ..data import datasets
 from ..data.genes import align, gene_list
 from ..evaluate.pretrained import Profiles, identity_table, masked_table
 from ..models.aido_cell import AidoCell, ArchConfig
-from ..models.checkpoints import OWN_LICENCE, load_model, save_model
+from ..models.checkpoints import OWN_LICENCE, load_model, model_digest, save_model
 from ..models.panel import build_panel
 from ..models.preprocess import DepthRule
 from ..models.pretrain import pretrain
@@ -90,22 +90,26 @@ def trained(context: Context) -> Artefact:
     def build(folder: Path) -> None:
         adata = datasets.load(DatasetConfig(name=config.dataset))
         embedded = datasets.pbmc68k_reduced()
-        required = [gene for gene in embedded.var_names if gene in set(gene_list())]
-        panel = build_panel(adata, required, size=config.panel_size)
-        counts = _counts_over(adata, panel)
-        arch = ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD))
-        model = AidoCell(arch, panel)
+        if config.start is None:
+            required = [gene for gene in embedded.var_names if gene in set(gene_list())]
+            panel = build_panel(adata, required, size=config.panel_size)
+            model = AidoCell(ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD)), panel)
+        else:
+            model = load_model(config.start)
+        counts = _counts_over(adata, model.genes)
         with progress() as bar:
-            task = add_task(bar, "pretrain", config.steps + config.settle_steps)
+            task = add_task(bar, "pretrain", config.total_steps)
 
             def report(step: int, row: dict[str, float]) -> None:
                 bar.update(task, completed=step, note=f"loss {row['loss']:.4f}")
                 log.info("step %d %s", step, {k: round(v, 4) for k, v in row.items() if k != "step"})
 
-            small = align(embedded.var_names, panel).valid
-            pretrain(model, counts, config, folder, panels=[small], minutes=minutes, report=report)
+            small = align(embedded.var_names, model.genes).valid
+            started = config.start is not None
+            pretrain(model, counts, config, folder, panels=[small], started=started, minutes=minutes, report=report)
         save_model(model, folder, licence=OWN_LICENCE)
         for file in folder.glob("*.pt"):  # checkpoint and teachers
             file.unlink()
 
-    return context.store.get("pretrain", version=VERSION, config=settings, build=build)
+    inputs = [] if config.start is None else [model_digest(config.start)]
+    return context.store.get("pretrain", version=VERSION, config=settings, inputs=inputs, build=build)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from steerpipe.errors import SteerError
 from steerpipe.models.checkpoints import (
     LICENCE,
-    MINI,
     OWN_LICENCE,
+    PACKAGED,
     has_head,
     load_model,
     normalise_keys,
@@ -228,7 +228,7 @@ def test_whose_licence_it_is(model, tmp_path):
     assert provenance(tmp_path / "theirs")["licence"] == LICENCE
     assert "non-commercial" in LICENCE
     assert provenance(tmp_path / "ours")["licence"] == provenance("mini")["licence"] == "CC BY 4.0"
-    assert "CC BY 4.0" in (MINI / "MODEL_CARD.md").read_text()
+    assert "CC BY 4.0" in (PACKAGED / "mini" / "MODEL_CARD.md").read_text()
 
 
 def test_the_hubs_cache_says_which_commit_it_is(model, tmp_path):

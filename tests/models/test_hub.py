@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from steerpipe.models.checkpoints import MINI, load_model, model_digest, model_folder, provenance
+from steerpipe.models.checkpoints import PACKAGED, load_model, model_digest, model_folder, provenance
 from steerpipe.models.hub import commit_of, is_hub_id
 
 from ..fake_hub import COMMIT, fake_hub
@@ -134,4 +134,4 @@ def test_a_folder_wins_over_a_hub_id(tiny_folder, tiny_model, tmp_path, monkeypa
     assert load_model("someone/tiny", "main").arch == tiny_model.arch
     assert model_digest("someone/tiny", "main") == model_digest(tiny_folder)
     assert provenance("someone/tiny", "main")["revision"] is None  # the hub's, and this is none of it
-    assert model_folder("mini") == MINI
+    assert model_folder("mini") == PACKAGED / "mini"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from steerpipe.config import PretrainConfig
 from steerpipe.errors import SteerError
 from steerpipe.models import pretrain as module
 from steerpipe.models.aido_cell import AidoCell, ArchConfig
@@ -13,7 +17,7 @@ from steerpipe.models.preprocess import MASK, DepthRule
 from steerpipe.models.pretrain import gene_weights, masked_score, pretrain, principal_components
 from steerpipe.models.recipe import Recipe
 from steerpipe.models.teacher import train_teacher
-from steerpipe.models.thinning import ThinnedCells, log_cp10k
+from steerpipe.models.thinning import SHIFTED, ThinnedCells, log_cp10k, shift_genes
 
 G = 40
 
@@ -31,7 +35,7 @@ def counts():
 
 def recipe(**changes):
     sizes = {"context": 24, "long_context": 30, "batch_size": 16, "full_batch_size": 8, "lr": 5e-3}
-    sizes |= {"teacher_steps": 200, "settle_steps": 0}
+    sizes |= {"teacher_steps": 200, "settle_steps": 0, "finish_steps": 0}
     return Recipe(**{"steps": 200, "full_steps": 10, **sizes, **changes})
 
 
@@ -71,6 +75,23 @@ def test_targets_are_thinned_too_and_inputs_from_them(counts):
     assert abs(same[whole].mean() - same[~whole].mean()) < 0.15
     # a thinned cell keeps its profile in expectation
     assert np.abs(deep[~whole].mean(0) / deep[~whole].mean() - counts[~whole].mean(0) / counts[~whole].mean()).max() < 0.15
+
+
+def test_shifted_genes_are_detected_by_shares_of_their_own():
+    counts = np.full((300, 500), 400)
+    out = shift_genes(np.random.default_rng(0), counts, 2.0)
+    assert (out <= counts).all()
+    log = np.log(out / counts)
+    spread = log.std(1)
+    plain = (out == counts).all(1)
+    assert abs(plain.mean() - (1 - SHIFTED)) < 0.08
+    # s is uniform up to 2, so the log rates' sd goes up to 2 / sqrt 12; counting adds a little
+    assert 0.25 < spread[~plain].mean() < 0.33
+    assert 0.52 < spread.max() < 0.62
+    assert np.abs(np.corrcoef(log[~plain][:40])[np.triu_indices(40, 1)]).mean() < 0.1  # another share in every cell
+    recipes = [ThinnedCells(counts, recipe(full_depth=1.0), gene_shift=shift) for shift in (0.0, 2.0)]
+    plain, shifted = (x.sample(np.random.default_rng(0), np.arange(300)).deep for x in recipes)
+    assert plain.sum() > 1.2 * shifted.sum()
 
 
 def test_a_teacher_stands_in_for_the_counts_at_masked_genes_only(counts):
@@ -172,24 +193,38 @@ def test_it_learns_and_a_killed_run_resumes_to_the_same_bytes(counts, tmp_path, 
     assert (tmp_path / "whole" / "curve.jsonl").read_bytes() == (tmp_path / "killed" / "curve.jsonl").read_bytes()
 
 
-def test_settling_starts_from_float16_weights_and_resumes_to_the_same_bytes(counts, tmp_path, monkeypatch):
-    settings = recipe(steps=200, settle_steps=400, settle_lr=1e-3, teachers=2)
+def test_settling_and_finishing_start_from_float16_weights_and_resume_to_the_same_bytes(counts, tmp_path, monkeypatch):
+    later = {"settle_lr": 1e-3, "finish_lr": 5e-4, "settle_teachers": 2, "settle_visible": 3.0, "finish_visible": 0.25}
+    settings = recipe(steps=100, settle_steps=100, finish_steps=100, **later)
 
     def run(name, settings=settings):
         (tmp_path / name).mkdir(exist_ok=True)
         return pretrain(fresh(), counts, settings, tmp_path / name)
 
-    whole, before = run("whole"), run("before", recipe(steps=200))
-    assert (tmp_path / "whole" / "teacher_1.pt").is_file()
+    whole, before = run("whole"), run("before", recipe(steps=100))
+    settled = run("settled", replace(settings, finish_steps=0))
+    assert (tmp_path / "whole" / "teacher_2.pt").is_file()
+    rounded = fresh()
+    rounded.load_state_dict({name: p.half().float() for name, p in before.state_dict().items()})
+    (tmp_path / "started").mkdir()
+    started = pretrain(rounded, counts, settings, tmp_path / "started", started=True)
+    assert not (tmp_path / "started" / "teacher_0.pt").exists()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, started.state_dict()[name]), name
+    assert [json.loads(line)["step"] for line in (tmp_path / "whole" / "curve.jsonl").read_text().splitlines()] == [
+        100,
+        200,
+        300,
+    ]
     seen = []
     original = module.loss_of
 
     def dying(model, batch, weights, guide, scores):
-        seen.append((guide is None, batch.target.shape))
-        if len(seen) == 201:  # settling's first step
-            for a, b in zip(model.parameters(), before.parameters(), strict=True):
+        seen.append((guide is None, batch.target.shape, float(weights.mean())))
+        if len(seen) in (101, 201):  # a phase's first step
+            for a, b in zip(model.parameters(), (before if len(seen) == 101 else settled).parameters(), strict=True):
                 assert torch.equal(a, b.half().float())
-        if len(seen) == 450:
+        if len(seen) == 250:
             raise KeyboardInterrupt
         return original(model, batch, weights, guide, scores)
 
@@ -197,11 +232,20 @@ def test_settling_starts_from_float16_weights_and_resumes_to_the_same_bytes(coun
     with pytest.raises(KeyboardInterrupt):
         run("killed")
     resumed = run("killed")
-    assert not any(settling for settling, _ in seen[:200])
-    assert all(settling for settling, _ in seen[200:])
-    assert [shape for _, shape in seen[200:203]] == [(16, 30), (8, 40), (8, 40)]
+    assert not any(settling for settling, _, _ in seen[:100])
+    assert all(settling for settling, _, _ in seen[100:])
+    assert [shape for _, shape, _ in seen[100:103]] == [(8, 40), (16, 30), (8, 40)]
+    assert {shape for _, shape, _ in seen[200:]} == {(8, 40)}
+    np.testing.assert_allclose([seen[i][2] for i in (0, 100, 200, -1)], [1, 3, 0.25, 0.25], rtol=1e-5)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_phases_that_need_one_another():
+    with pytest.raises(SteerError, match="start=mini leaves nothing to train"):
+        PretrainConfig(start="mini")
+    with pytest.raises(SteerError, match="finish_steps=5 needs"):
+        recipe(finish_steps=5)
 
 
 def test_a_time_limit_stops_cleanly(counts, tmp_path):
