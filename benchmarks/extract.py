@@ -127,6 +127,8 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
     from steerpipe.steering.intervene import CachedCells
     from steerpipe.steering.objectives import ExpressionObjective
 
+    torch.set_float32_matmul_precision("highest")  # the streams that are cached here, whatever ran before
+
     @dataclass(frozen=True, kw_only=True)
     class Rerun(CachedCells):
         """Cells whose stream is computed anew for every gradient."""
