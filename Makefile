@@ -101,8 +101,8 @@ bench-annotate: setup  ## all features against all GO sets at once, beside gseap
 go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
 	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)
 
-bench-mini: setup  ## score the embedded model on data that it never saw
-	$(BIN)/python benchmarks/mini.py
+bench-mini: setup  ## score an embedded model on data that it never saw
+	$(BIN)/python -m benchmarks.mini $(ARGS)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
