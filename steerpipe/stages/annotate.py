@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..config import EMBEDDED, as_dict
+from ..config import as_dict
 from ..config_sae import AnnotateConfig
 from ..data.genesets import GeneSets, load_library, local_file
 from ..digest import file_digest
@@ -28,7 +28,7 @@ from ..plot import annotation as figures
 from ..store import Artefact
 from .activity import activity, expressed_genes
 from .baselines import baselines
-from .common import Context
+from .common import Context, model_phrase, sae_phrase
 from .dictionary import Dictionary, check_dictionary, dictionary
 from .extract import Activations, activations
 
@@ -211,13 +211,8 @@ def own_row(found: Annotated) -> tuple[pd.DataFrame, pd.DataFrame]:
 def caption(context: Context, found: Annotated) -> str:
     """Return one line on what a figure shows."""
     config = context.config
-    model = f"model {config.model.path}"
-    if config.model.path in EMBEDDED:
-        model += " (our own small network, not AIDO.Cell)"
-    sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
-    data = config.dataset.path or config.dataset.name
     sets = f"{config.annotate.library}, {found.scores['sets']:,} sets, {found.scores['background']:,} background genes"
-    return f"{model} · {data} · layer {config.layer.index} · SAE {sae} · {sets}"
+    return f"{model_phrase(config)} · layer {config.layer.index} · {sae_phrase(config)} · {sets}"
 
 
 def _get(context: Context, stage: str, given: Inputs, parents: list[Artefact], build: Any) -> Artefact:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..config import Config
+from ..config import EMBEDDED, Config
 from ..run import Run
 from ..store import Store
 
@@ -16,3 +17,15 @@ class Context:
     config: Config
     store: Store
     run: Run
+
+
+def model_phrase(config: Config) -> str:
+    """Return the model and the data as captions name them."""
+    own = " (our own small network, not AIDO.Cell)" if config.model.path in EMBEDDED else ""
+    return f"model {config.model.path}{own} · {config.dataset.path or config.dataset.name}"
+
+
+def sae_phrase(config: Config) -> str:
+    """Return the SAE as captions name it."""
+    path = config.sae.path
+    return f"SAE x{config.sae.expansion} k{config.sae.k}" if path is None else f"SAE of {Path(path).name}"

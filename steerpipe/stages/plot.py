@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from ..config import EMBEDDED, Config
+from ..config import Config
 from ..evaluate.recruitment import THRESHOLDS
 from ..plot import figures
 from ..plot import recipes as recipe_figures
-from .common import Context
+from .common import Context, model_phrase, sae_phrase
 from .evaluate import Evaluation, evaluation
 from .extract import activations
 from .labels import feature_labels, labelled
@@ -59,11 +57,5 @@ def dictionary_caption(config: Config, tokens: str | None) -> str:
 
 
 def _caption(config: Config, where: str, tokens: str | None) -> str:
-    model = f"model {config.model.path}"
-    if config.model.path in EMBEDDED:
-        model += " (our own small network, not AIDO.Cell)"
-    data = config.dataset.path or config.dataset.name
-    if tokens is None:
-        return f"{model} · {data} · {where}"
-    sae = f"x{config.sae.expansion} k{config.sae.k}" if config.sae.path is None else f"of {Path(config.sae.path).name}"
-    return f"{model} · {data} · {where} · SAE {sae} on {tokens} tokens"
+    text = f"{model_phrase(config)} · {where}"
+    return text if tokens is None else f"{text} · {sae_phrase(config)} on {tokens} tokens"

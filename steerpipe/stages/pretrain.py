@@ -16,7 +16,7 @@ from ..data import datasets
 from ..data.genes import align, gene_list
 from ..evaluate.pretrained import Profiles, identity_table, masked_table
 from ..models.aido_cell import AidoCell, ArchConfig
-from ..models.checkpoints import OWN_LICENCE, load_model, model_digest, save_model
+from ..models.checkpoints import OWN_LICENCE, load_model, model_digest, provenance, save_model
 from ..models.panel import build_panel
 from ..models.preprocess import DepthRule
 from ..models.pretrain import pretrain
@@ -107,7 +107,9 @@ def trained(context: Context) -> Artefact:
             small = align(embedded.var_names, model.genes).valid
             started = config.start is not None
             pretrain(model, counts, config, folder, panels=[small], started=started, minutes=minutes, report=report)
-        save_model(model, folder, licence=OWN_LICENCE)
+        # what is trained on from somebody's weights stays under their licence
+        licence = OWN_LICENCE if config.start is None else provenance(config.start)["licence"]
+        save_model(model, folder, licence=licence)
         for file in folder.glob("*.pt"):  # checkpoint and teachers
             file.unlink()
 

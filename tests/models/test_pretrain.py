@@ -211,11 +211,8 @@ def test_settling_and_finishing_start_from_float16_weights_and_resume_to_the_sam
     assert not (tmp_path / "started" / "teacher_0.pt").exists()
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, started.state_dict()[name]), name
-    assert [json.loads(line)["step"] for line in (tmp_path / "whole" / "curve.jsonl").read_text().splitlines()] == [
-        100,
-        200,
-        300,
-    ]
+    curve = (tmp_path / "whole" / "curve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in curve] == [100, 200, 300]
     seen = []
     original = module.loss_of
 
