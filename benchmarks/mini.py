@@ -21,7 +21,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="mini", help="mini, or a model folder")
-    parser.add_argument("--cells", type=int, default=150, help="cells per dataset, drawn at random with seed 0")
+    parser.add_argument("--cells", type=int, default=300, help="cells per dataset, drawn at random with seed 0")
     options = parser.parse_args()
     model = load_model(options.model)
     train = training_counts(compose().pretrain.dataset, model.genes)

@@ -16,7 +16,7 @@ from .models.recipe import Recipe
 NEEDED = "???"
 """A value that the command line must give (OmegaConf's mark of a missing one)."""
 
-EMBEDDED = ("mini", "mini_settled")
+EMBEDDED = ("mini",)
 """The models inside the package: our own small networks, none of them AIDO.Cell."""
 
 
@@ -25,7 +25,7 @@ class ModelConfig:
     """A foundation model (group `model`)."""
 
     path: str = NEEDED
-    """`mini` or `mini_settled`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
+    """`mini`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
     revision: str | None = None
     """commit, tag or branch of a hub id (null: main); a folder has none"""
     steering_layer: int = 4
@@ -315,14 +315,14 @@ class PretrainConfig(Recipe):
     panel_size: int = 2048
     """genes of the model"""
     start: str | None = None
-    """`mini` or a model folder that is settled further, in place of the first phase; its genes are then the panel"""
+    """`mini` or a model folder that is trained on, in place of the first phase; its genes are then the panel"""
     minutes: float | None = None
     """stop cleanly after so long; the next run resumes (null: run to the end)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start is not None and not self.settle_steps:
-            raise SteerError(f"pretrain.start={self.start} leaves nothing to train; add pretrain=settled.")
+        if self.start is not None and not self.settle_steps + self.finish_steps:
+            raise SteerError(f"pretrain.start={self.start} leaves nothing to train; add pretrain=finish.")
 
 
 @dataclass

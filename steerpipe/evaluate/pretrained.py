@@ -53,7 +53,9 @@ def masked_table(
 
     Returns
     -------
-    DataFrame, one row a predictor: mse (log1p CP10K), mse_over_mean, pearson (mean over genes of r across cells)
+    DataFrame, one row a predictor: mse (log1p CP10K), mse_over_mean, pearson (mean over genes of r across cells);
+    behind_model, how much larger its error is than the model's, over the gene mean's, and behind_model_ci, half of that
+    difference's 95 % interval over cells (paired, for these masks)
     """
     rng = np.random.default_rng(seed)
     fold = data.counts[:, data.valid].sum(1)
@@ -62,7 +64,7 @@ def masked_table(
     thin = thin[thin.sum(1) > 0]
     known = log_cp10k(thin)
     truth = data.log
-    rows = []
+    rows, behind = [], []
     for _ in range(n_masks):
         masked = np.zeros(len(data.valid), bool)
         masked[rng.permutation(len(masked))[: round(share * len(masked))]] = True
@@ -73,12 +75,18 @@ def masked_table(
             "kNN": _best_knn(known, masked, truth, rng),
         }
         seen = truth[:, masked].std(0) > 0
-        base = float(np.square(predictions["gene mean"] - truth[:, masked]).mean())
+        errors = {name: np.square(y - truth[:, masked]).mean(1) for name, y in predictions.items()}  # (N,) each
+        base = float(errors["gene mean"].mean())
         for name, y in predictions.items():
-            mse = float(np.square(y - truth[:, masked]).mean())
+            mse = float(errors[name].mean())
             r = _correlations(y[:, seen], truth[:, masked][:, seen])
             rows.append({"predictor": name, "mse": mse, "mse_over_mean": mse / base, "pearson": float(r.mean())})
-    return pd.DataFrame(rows).groupby("predictor", sort=False).mean().reset_index()
+        behind.append(pd.DataFrame({name: (error - errors["model"]) / base for name, error in errors.items()}))
+    table = pd.DataFrame(rows).groupby("predictor", sort=False).mean()
+    by_cell = sum(behind) / n_masks
+    table["behind_model"] = by_cell.mean()
+    table["behind_model_ci"] = 1.96 * by_cell.sem()
+    return table.reset_index()
 
 
 def identity_table(

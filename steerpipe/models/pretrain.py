@@ -46,7 +46,7 @@ def loss_of(model: AidoCell, batch: Batch, weights: Tensor, guide: Guide | None 
     With a guide, every token's stream after block GUIDE_LAYER must also tell the cell's principal component scores
     (B, n): that teaches the lower blocks to gather the cell's state many times sooner than the genes' noise does.
     """
-    with mixed_precision(batch.values.device):
+    with mixed_precision(batch.values.device, training=True):
         stream = model.stream(batch.values, GUIDE_LAYER, batch.positions)
         y = model.forward_from(GUIDE_LAYER, stream).expression
     assert y is not None
@@ -137,7 +137,7 @@ def pretrain(
     if recipe.teacher_weight > 0:
         if not started:
             data.teacher = _teacher(data, train, recipe, folder, 0)
-        if recipe.settle_steps:
+        if recipe.settle_steps or recipe.finish_steps:
             numbers = range(1, 1 + recipe.settle_teachers)
             shifted.teacher = mean_teacher([_teacher(shifted, train, recipe, folder, number) for number in numbers])
     optimiser = _optimiser([*model.parameters(), *guide.parameters()], recipe)

@@ -13,7 +13,7 @@ class Recipe:
     """How to pretrain."""
 
     steps: int = 7000
-    """optimiser steps"""
+    """optimiser steps of the first phase; with `pretrain.start`, those that its model has had"""
     full_steps: int = 250
     """how many of them, at the end, see every gene of the panel instead of a context"""
     context: int = 224
@@ -35,9 +35,8 @@ class Recipe:
     """share of cells whose target is not thinned"""
     same_depth: float = 0.4
     """share of cells whose input is as deep as the target"""
-    settle_steps: int = 0
-    """further steps, from the weights rounded to float16: half of them on every gene of the panel, half on long contexts;
-    `pretrain=settled` has them, which made `mini_settled`"""
+    settle_steps: int = 1000
+    """further steps, from the weights rounded to float16: half of them on every gene of the panel, half on long contexts"""
     settle_lr: float = 5e-4
     """peak learning rate of those; 30 steps of warm-up, then a cosine"""
     settle_shift: float = 2.0
@@ -45,8 +44,9 @@ class Recipe:
     s uniform by cell between 0 and this (log ratios of gene totals, PBMC3K over PBMC8K, have sd 0.58, which is 2 / sqrt 12)"""
     settle_visible: float = 2.0
     """while settling, weight of the error at visible genes, so that a shifted cell keeps what its own counts say"""
-    finish_steps: int = 0
-    """last steps, from the weights rounded to float16 once more: as when settling, but every gene of the panel in each"""
+    finish_steps: int = 1500
+    """last steps, from the weights rounded to float16 once more: as when settling, but every gene in each (no settling needs to
+    go before)"""
     finish_lr: float = 5e-4
     """peak learning rate of those; 30 steps of warm-up, then a cosine"""
     finish_visible: float = 0.25
@@ -67,8 +67,6 @@ class Recipe:
         return self.steps + self.settle_steps + self.finish_steps
 
     def __post_init__(self) -> None:
-        if self.finish_steps and not self.settle_steps:
-            raise SteerError(f"pretrain.finish_steps={self.finish_steps} needs pretrain.settle_steps; set both, or both to 0.")
         if not 0 <= self.full_steps <= self.steps:
             raise SteerError(f"pretrain.full_steps={self.full_steps} must lie between 0 and pretrain.steps={self.steps}.")
 

@@ -26,7 +26,7 @@ from .common import Context
 from .extract import load_cells
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 MINI_FOLD = 4.0
 """`mini` is asked for a profile four times deeper than the cell: the middle of what it was trained on."""
 
@@ -71,7 +71,7 @@ def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells
         return np.sort(rng.permutation(rows)[:max_cells])
 
     rows = some(np.arange(len(counts)))
-    tables = {"masked": masked_table(model, Profiles(counts[rows], cells.valid), train, n_masks=2)}
+    tables = {"masked": masked_table(model, Profiles(counts[rows], cells.valid), train)}
     groups, label = config.dataset.groups, config.dataset.label
     if label is not None and {"cd4", "cd8"} <= groups.keys():
         labels = cells.obs[label].astype(str)

@@ -238,11 +238,30 @@ def test_settling_and_finishing_start_from_float16_weights_and_resume_to_the_sam
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_phases_that_need_one_another():
-    with pytest.raises(SteerError, match="start=mini leaves nothing to train"):
-        PretrainConfig(start="mini")
-    with pytest.raises(SteerError, match="finish_steps=5 needs"):
-        recipe(finish_steps=5)
+def test_a_start_with_no_steps_after_it():
+    with pytest.raises(SteerError, match="start=mini leaves nothing to train; add pretrain=finish"):
+        PretrainConfig(start="mini", settle_steps=0, finish_steps=0)
+
+
+def test_finishing_alone_goes_on_from_a_model_with_teachers_of_shifted_cells(counts, tmp_path, monkeypatch):
+    model, seen, original = fresh(), [], module.loss_of
+    module.initialise(model, 0)
+    before = [p.clone() for p in model.parameters()]
+
+    def watched(model, batch, weights, guide, scores):
+        if not seen:
+            assert all(torch.equal(a, b.half().float()) for a, b in zip(model.parameters(), before, strict=True))
+        seen.append((guide is None, batch.target.shape, float(weights.mean())))
+        return original(model, batch, weights, guide, scores)
+
+    monkeypatch.setattr(module, "loss_of", watched)
+    settings = recipe(steps=300, finish_steps=20, finish_visible=0.5)
+    pretrain(model, counts, settings, tmp_path, started=True)
+    assert {(guide, shape) for guide, shape, _ in seen} == {(True, (8, 40))}
+    assert len(seen) == 20
+    assert seen[0][2] == pytest.approx(0.5)
+    assert sorted(path.name for path in tmp_path.glob("teacher_*.pt")) == ["teacher_1.pt", "teacher_2.pt"]
+    assert json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[-1])["step"] == 320
 
 
 def test_a_time_limit_stops_cleanly(counts, tmp_path):

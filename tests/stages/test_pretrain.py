@@ -12,6 +12,6 @@ from steerpipe.store import Store
 def test_weights_trained_further_stay_under_the_licence_of_their_start(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "pretrain", lambda *args, **options: None)
     for start, licence in ((tiny_folder, LICENCE), ("mini", OWN_LICENCE)):
-        config = compose("pretrain=settled", f"pretrain.start={start}", "pretrain.dataset=pbmc68k_reduced")
+        config = compose("pretrain=finish", f"pretrain.start={start}", "pretrain.dataset=pbmc68k_reduced")
         artefact = stage.trained(Context(config, Store(tmp_path), None))
         assert provenance(artefact.path)["licence"] == licence
