@@ -2,7 +2,8 @@
 
 Speed by interleaved steps (ratios paired within a round), CPU time on one thread, memory in a process of its own, FVU and dead
 features on held-out tokens at equal tokens over seeds, and recovery of a planted dictionary. Every figure is kept in
-FOLDER/results.json as it comes, so that a stopped run goes on where it was; ours are measured anew when steerpipe/sae changes.
+FOLDER/results.json as it comes, so that a stopped run goes on where it was; ours are measured anew when steerpipe/sae changes,
+what was trained on mini's tokens when those do.
 The last line is one JSON object.
 """
 
@@ -26,6 +27,7 @@ import torch
 
 import steerpipe.sae
 from steerpipe.config import SaeConfig
+from steerpipe.digest import file_digest
 
 from .peers import DISTRIBUTIONS, TRAINERS, TUNED, Job, fingerprint, quiet, score, shuffled
 from .planted import recovery
@@ -62,6 +64,11 @@ def version(name: str) -> str:
     if name in DISTRIBUTIONS:
         return importlib.metadata.version(DISTRIBUTIONS[name])
     return f"{fingerprint(Path(steerpipe.sae.__path__[0]))}-{zlib.crc32(repr(SaeConfig()).encode()):08x}"
+
+
+def stamped(setting: Setting, folder: Path) -> str:
+    """Return a setting's name for the keys of stored figures, with the digest of its tokens where those are a file."""
+    return f"{setting.name}@{file_digest(folder / 'real.npz')[:8]}" if setting.n_true is None else setting.name
 
 
 def quality(name: str, setting: Setting, folder: Path, tokens: int, seed: int, rate: float = 1.0) -> dict[str, float]:
@@ -129,11 +136,12 @@ def main(options: argparse.Namespace) -> None:
                 key = f"memory|{setting.name}|{name}|{versions[name]}"
                 rows[name]["added_mb"] = results.get(key, lambda s=setting, n=name: in_a_process(options.folder, n, s.name))
         tokens = options.tokens or (setting.tokens // 5 if options.quick else setting.tokens)
+        where = stamped(setting, options.folder)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in TRAINERS}
         torch.set_num_threads(2)
         for seed in range(options.seeds if setting.tokens else 0):
             for name in TRAINERS:
-                key = f"quality|{setting.name}|{name}|{tokens} tokens|seed {seed}|{versions[name]}"
+                key = f"quality|{where}|{name}|{tokens} tokens|seed {seed}|{versions[name]}"
                 if key not in results.found and time.monotonic() > deadline:
                     figures["missing"] += 1
                     continue
@@ -156,11 +164,11 @@ def main(options: argparse.Namespace) -> None:
 
 def tuned(setting: Setting, options: argparse.Namespace, tokens: int, results: Results) -> list[Any]:
     """Return and print FVU / dead of every trainer at multiples of its default rate, seed 0: all tuned alike."""
-    rows = []
+    rows, where = [], stamped(setting, options.folder)
     for name in TUNED:
         found = []
         for rate in options.rates:
-            key = f"rate|{setting.name}|{name}|{tokens} tokens|x{rate:g}|{version(name)}"
+            key = f"rate|{where}|{name}|{tokens} tokens|x{rate:g}|{version(name)}"
             run = lambda n=name, r=rate: quality(n, setting, options.folder, tokens, 0, r)  # noqa: E731
             found.append({"rate": rate, **results.get(key, run)})
         rows.append({"trainer": name, "found": found})

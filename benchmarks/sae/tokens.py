@@ -1,7 +1,8 @@
 """The tokens that every trainer is given, as files: mini's block 4 over PBMCs, run in our own environment, and synthetic ones.
 
 python -m benchmarks.sae.tokens FOLDER writes real.npz: `train` and `held` float16 (n, 128), of cells that do not overlap.
-PBMC3K where $STEER_DATA has it, else the embedded pbmc68k_reduced.
+PBMC3K where $STEER_DATA has it, else the embedded pbmc68k_reduced. The file says which weights it is of, and is made anew
+when those have changed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,21 @@ def normalised(train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndar
     return train * scale, held * scale
 
 
+def weights() -> str:
+    """Return the digest of mini's weights."""
+    from steerpipe.models.checkpoints import model_digest
+
+    return model_digest("mini")
+
+
+def current(file: Path) -> bool:
+    """Return whether the file is there and of mini as it is now."""
+    if not file.is_file():
+        return False
+    with np.load(file) as found:
+        return "model" in found and str(found["model"]) == weights()
+
+
 def real(folder: Path, seed: int = 0) -> None:
     """Write real.npz: tokens drawn evenly from the cells, in random order, held-out ones from a tenth of the cells."""
     from steerpipe.cli.hydra import compose
@@ -47,7 +63,7 @@ def real(folder: Path, seed: int = 0) -> None:
     for part, cells, n in (("train", train, N_TRAIN), ("held", held, N_HELD)):
         tokens = np.concatenate(source.cells(cells))
         found[part] = tokens[rng.permutation(len(tokens))[:n]].astype(np.float16)
-    np.savez(folder / "real.tmp.npz", dataset=np.array(name), **found)
+    np.savez(folder / "real.tmp.npz", dataset=np.array(name), model=np.array(weights()), **found)
     (folder / "real.tmp.npz").replace(folder / "real.npz")
 
 
@@ -56,5 +72,5 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     target = parser.parse_args().folder
     target.mkdir(parents=True, exist_ok=True)
-    if not (target / "real.npz").is_file():
+    if not current(target / "real.npz"):
         real(target)

@@ -1,0 +1,18 @@
+"""What the benchmarks keep on disk is not taken for figures of other weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.sae import tokens
+
+
+def test_tokens_of_other_weights_are_made_anew(tmp_path, monkeypatch):
+    file = tmp_path / "real.npz"
+    assert not tokens.current(file)
+    np.savez(file, train=np.zeros(3))  # as made before weights were recorded
+    assert not tokens.current(file)
+    np.savez(file, train=np.zeros(3), model=np.array(tokens.weights()))
+    assert tokens.current(file)
+    monkeypatch.setattr(tokens, "weights", lambda: "others")
+    assert not tokens.current(file)
