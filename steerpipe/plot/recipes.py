@@ -95,12 +95,13 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     x, y = 100 * curve["layer_change"], 100 * curve["de_change"]
     ax.plot(x, y, "-", color="#555555", lw=1, zorder=1)
     dots = ax.scatter(x, y, c=curve["weight"], cmap="viridis", s=42, zorder=2, edgecolors="black", linewidths=0.5)
-    left, last = False, np.inf
+    left, last = False, (np.inf, np.inf)
     for a, b, row in zip(x, y, curve.itertuples(), strict=True):
-        left = bool(abs(b - last) < 0.05 * np.ptp(y)) and not left  # else neighbours write over each other
+        near = abs(a - last[0]) < 0.15 * np.ptp(x) and abs(b - last[1]) < 0.05 * np.ptp(y)
+        left = bool(near) and not left  # else neighbours write over each other
         place: dict[str, Any] = {"xytext": (-6 if left else 6, 5), "ha": "right" if left else "left"}
         ax.annotate(f"{row.weight:g}: {int(row.n)}", (a, b), **place, textcoords="offset points", fontsize=7)
-        last = b
+        last = (a, b)
     marks = dict(zip(dict.fromkeys(front.loc[front["weight"].isna(), "recipe"]), "Xs^vDP", strict=False))
     for name, mark in marks.items():
         some = front[front["recipe"] == name]

@@ -22,7 +22,9 @@ RC: Any = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "steerpipe",
-    "legend.frameon": False,
+    "legend.facecolor": "white",  # lines of the axes do not run through its text
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "savefig.facecolor": "white",
     "legend.fontsize": 7.5,
     "xtick.labelsize": 8,
