@@ -196,7 +196,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         settings = json.loads((folder / "config.json").read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         needed = f"a folder with config.json and {' or '.join(WEIGHTS)}"
-        msg = f"no config.json in {folder}; model.path must be {needed}, or a hub id."
+        msg = f"no config.json in {folder}; a model is {needed}, or a hub id."
         raise SteerError(msg) from error
     except ValueError as error:  # not JSON, or not even text
         raise SteerError(f"{folder}/config.json is not JSON: {error}.") from error
