@@ -43,20 +43,30 @@ def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
             if not len(mine):
                 continue
             at = np.arange(len(spaces)) + 0.36 * (j - 0.5)
-            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, flierprops={"ms": 2})
+            colour = COLOURS[objective] if j == 0 else COLOURS["control"]
+            outliers = {"ms": 2, "markeredgecolor": colour}
+            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, flierprops=outliers)
             for patch in box["boxes"]:
-                patch.set(facecolor=COLOURS[objective] if j == 0 else COLOURS["control"], alpha=0.85, label="_")
+                patch.set(facecolor=colour, alpha=0.85)
             for line in box["medians"]:
                 line.set_color("black")
-            box["boxes"][0].set_label(f"{objective} objective" if j == 0 else "random features, same strengths")
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(spaces)), list(spaces.values()))
-        ax.set_title(f"scored in {title}", loc="left")
-        ax.legend(loc="best")
-    for ax in axes[:: len(objectives)]:
+        ax.set_title(f"{objective} objective, scored in {title}", loc="left")
+    beyond = 0
+    for ax, spaces in zip(axes[:: len(objectives)], rows.values(), strict=True):
         ax.set_ylabel("change of distance\nto the target [%]")
+        here = cells[cells["space"].isin(list(spaces))]
+        own = 100 * here.loc[here["recipe"].isin(objectives), "change"]
+        margin = 0.15 * max(own.max() - own.min(), 1.0)
+        low, high = min(own.min(), 0) - margin, max(own.max(), 0) + margin  # a control's outlier would flatten every box
+        drawn = here["recipe"].isin([f"random features, as {name}" for name in objectives])
+        beyond += int((~(100 * here.loc[drawn, "change"]).between(low, high)).sum())
+        ax.set_ylim(low, high)
     n = cells.loc[cells["recipe"] == objectives[0], "cell"].nunique()
-    figure.suptitle(f"{n} held-out source cells; below 0 is closer to the held-out target cells", fontsize=9.5)
+    hidden = f" ({beyond:,} values beyond the axes)" if beyond else ""
+    grey = f"grey, beside each box: random features, same strengths{hidden}"
+    figure.suptitle(f"{n} held-out source cells; below 0 is closer to the held-out target cells\n{grey}", fontsize=9.5)
     note(figure, caption)
     return figure
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from steerpipe.cli.hydra import CONF, compose
+from steerpipe.plot.figures import mirror_boxplot
 from steerpipe.run import Run
 from steerpipe.stages.common import Context
 from steerpipe.stages.labels import feature_labels, labelled
@@ -101,3 +102,18 @@ def test_labels_are_those_of_the_dictionary_in_use(tmp_path):
     theta = np.zeros(6)
     theta[[3, 5]] = 0.5, -1.0
     assert labelled(theta, feature_labels(store, fits[0]))["label"].tolist() == ["cytotoxicity", ""]
+
+
+@pytest.mark.parametrize("wild", [0.0, 9.0])
+def test_an_outlier_of_the_control_neither_flattens_the_boxes_nor_goes_unsaid(rng, wild):
+    rows = []
+    for recipe in ("latent", "random features, as latent"):
+        for space in ("layer", "final", "layer_nearest", "de_up", "de_down", "de_up_unseen", "de_down_unseen"):
+            change = rng.uniform(-0.4, 0.2, 30) if recipe == "latent" else rng.normal(0, 0.01, 30)
+            change[0] = wild if recipe != "latent" and space == "layer" else change[0]
+            rows.append(pd.DataFrame({"recipe": recipe, "space": space, "cell": np.arange(30), "change": change}))
+    figure = mirror_boxplot(pd.concat(rows), "caption")
+    low, high = figure.axes[0].get_ylim()
+    assert -60 < low < -40
+    assert 20 < high < 40
+    assert ("(1 values beyond the axes)" in figure.get_suptitle()) == (wild > 0)
