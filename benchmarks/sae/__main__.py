@@ -157,14 +157,14 @@ def main(options: argparse.Namespace) -> None:
                 rows[name]["fvu_ratio"] = float(np.mean(pairs))
         figures[setting.name] = {"setting": asdict(setting), "tokens": tokens, "trainers": rows}
         if options.rates:
-            figures[setting.name]["rates"] = tuned(setting, options, tokens, results)
+            figures[setting.name]["rates"] = tuned(setting, where, options, tokens, results)
     show(figures, SPEED_BATCH, QUALITY_BATCH)
     print(json.dumps(figures))
 
 
-def tuned(setting: Setting, options: argparse.Namespace, tokens: int, results: Results) -> list[Any]:
-    """Return and print FVU / dead of every trainer at multiples of its default rate, seed 0: all tuned alike."""
-    rows, where = [], stamped(setting, options.folder)
+def tuned(setting: Setting, where: str, options: argparse.Namespace, tokens: int, results: Results) -> list[Any]:
+    """Return and print FVU / dead of every trainer at multiples of its default rate, seed 0; `where`: the setting in keys."""
+    rows = []
     for name in TUNED:
         found = []
         for rate in options.rates:
