@@ -6,6 +6,8 @@ The SAE's error term is kept, so that steering adds a vector at each steered tok
     add        x' = x + theta W_dec                       the same vector at every token
     clamp      x' = x + sum_{theta_f != 0} (theta_f - z_f) d_f   theta_f is the code that feature f is set to
 
+With a floor, multiply leaves codes alone that are below their feature's own: theta * z * [|z| >= floor].
+
 theta = 0 changes no bit. Steered are the valid genes; or every token, depth tokens too; or some genes.
 """
 
@@ -13,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import SteerError
 from ..models.aido_cell import AidoCell
 from ..sae.model import Codes, TopKSAE, weighted_rows
 
@@ -28,16 +32,40 @@ Edit = Callable[[Tensor], Tensor]
 MODES = ("multiply", "add", "clamp")
 
 
-def recipe_edit(sae: TopKSAE, theta: Tensor, mode: str = "multiply") -> Edit:
-    """Return the edit of a recipe theta (F,): what theta means is the mode's."""
+def recipe_edit(sae: TopKSAE, theta: Tensor, mode: str = "multiply", floor: Tensor | None = None) -> Edit:
+    """Return the edit of a recipe theta (F,): what theta means is the mode's.
+
+    Parameters
+    ----------
+    floor : (F,) with multiply, the |code| below which a feature is left alone at a token; default none
+
+    Raises
+    ------
+    SteerError
+        for a floor with another mode: add and clamp act where a feature is silent
+    """
+    check_floor(mode, floor)
     if mode == "add":
         return add_vector(theta @ sae.W_dec)
-    return scale_features(sae, theta) if mode == "multiply" else clamp_features(sae, theta, theta != 0)
+    return scale_features(sae, theta, floor) if mode == "multiply" else clamp_features(sae, theta, theta != 0)
 
 
-def scale_features(sae: TopKSAE, theta: Tensor) -> Edit:
-    """Return the edit that scales the codes by 1 + theta (F,)."""
-    return lambda x: edit_codes(sae, sae.encode(x), theta)
+def check_floor(mode: str, floor: Tensor | None) -> None:
+    """Refuse a floor where codes are not multiplied."""
+    if floor is not None and mode != "multiply":
+        raise SteerError(f"an activity floor goes with objective.mode=multiply, not {mode}: take that, or no floor.")
+
+
+def scale_features(sae: TopKSAE, theta: Tensor, floor: Tensor | None = None) -> Edit:
+    """Return the edit that scales the codes by 1 + theta (F,), those of at least their feature's floor (F,)."""
+    return lambda x: edit_codes(sae, above_floor(sae.encode(x), floor), theta)
+
+
+def above_floor(codes: Codes, floor: Tensor | None) -> Codes:
+    """Return the codes with 0 for those whose size is below their feature's floor (F,); None is no floor."""
+    if floor is None:
+        return codes
+    return Codes(torch.where(codes.values.abs() >= floor[codes.indices], codes.values, 0.0), codes.indices)
 
 
 def clamp_features(sae: TopKSAE, values: Tensor, clamped: Tensor) -> Edit:
@@ -50,6 +78,32 @@ def clamp_features(sae: TopKSAE, values: Tensor, clamped: Tensor) -> Edit:
 def add_vector(vector: Tensor) -> Edit:
     """Return the edit that adds one vector (D,) at every steered token."""
     return lambda x: vector.expand_as(x)
+
+
+class ReplayedCodes:
+    """Multiplies the codes of some cells again and again, encoding their streams but once: encoding costs as much as a block.
+
+    For `run_edit` on one and the same cells and batch size: the codes are kept in the order in which it asks for them. Memory:
+    8 bytes a code.
+    """
+
+    def __init__(self, sae: TopKSAE) -> None:
+        self.sae = sae
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def edit(self, theta: Tensor) -> Edit:
+        """Return the edit of one pass that scales the codes by 1 + theta (F,)."""
+        asked = count()
+
+        def edit(x: Tensor) -> Tensor:
+            number = next(asked)
+            if number == len(self._kept):
+                codes = self.sae.encode(x)
+                self._kept.append((codes.values, codes.indices.int()))
+            values, indices = self._kept[number]
+            return edit_codes(self.sae, Codes(values, indices.long()), theta)
+
+        return edit
 
 
 def splice(sae: TopKSAE) -> Edit:

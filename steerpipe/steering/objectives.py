@@ -1,15 +1,17 @@
 """Objectives that run through the blocks above the steered layer, with their gradients.
 
-    latent_final   (1/N) sum_c || e_c(theta) - mu ||            e: mean final stream over valid genes; not squared
-    expression     (1/N) sum_c sum_g w_g (y_cg(theta) - mu_g)^2
-    mixed          weight * latent / latent(0) + (1 - weight) * expression / expression(0)
+    match          population                                 cell
+    latent_final   || mean_c e_c(theta) - mu ||^2             (1/N) sum_c || e_c(theta) - mu ||
+    expression     sum_g w_g (mean_c y_cg(theta) - mu_g)^2    (1/N) sum_c sum_g w_g (y_cg(theta) - mu_g)^2
+    mixed          weight * latent / latent(0) + (1 - weight) * expression / expression(0), both of the same match
 
-y is the predicted log1p CP10K and w_g = |mean target - mean source| of it. `latent` itself is a lasso: see lasso.py.
+e is the mean final stream over valid genes, y the predicted log1p CP10K and w_g = |mean target - mean source| of it. The cell
+form draws each cell to the target's mean, and so rewards contraction. `latent` itself is a lasso: see lasso.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ..device import mixed_precision
+from ..errors import unknown
 from ..models.aido_cell import Output
 from ..sae.model import Codes, TopKSAE
-from .intervene import CachedCells, MaskedReadout, apply, edit_codes
-from .lasso import LatentProblem
+from .intervene import CachedCells, MaskedReadout, above_floor, apply, check_floor, edit_codes
+from .lasso import MATCHES, LatentProblem
 
 
 def gene_weights(target: np.ndarray, source: np.ndarray, seen: np.ndarray, top_n: int | None = None) -> np.ndarray:
@@ -49,23 +52,41 @@ class Objective(Protocol):
 
 
 class Readout(NamedTuple):
-    """Streams (N, S, D) of all cached cells, positions (R,) that are read, and a batch's loss, summed over its cells."""
+    """What is read of the cells, and how far it is from the target.
+
+    Attributes
+    ----------
+    streams : float32 (N, S, D) of all cached cells
+    read : int64 (R,), positions that are read
+    observe : a batch's output -> (B, K), what is compared
+    loss : (B, K) -> (B,), of each cell or, as one row, of their mean
+    """
 
     streams: np.ndarray
     read: Tensor
-    loss: Callable[[Output], Tensor]
+    observe: Callable[[Output], Tensor]
+    loss: Callable[[Tensor], Tensor]
 
 
 class ModelObjective:
-    """Mean loss of cached cells under steering, and its gradient.
+    """Loss of cached cells, or of their mean, under steering, and its gradient.
 
-    Cost of one gradient: a forward and a backward pass of the blocks above the steered layer for every cell and readout;
-    memory that of one batch of cells.
+    Cost: a value is a forward pass of the blocks above the steered layer for every cell and readout. A gradient is a forward
+    and a backward pass; with match=population and more cells than one batch, a forward pass for the mean comes before them,
+    since the chain rule needs it: d loss / d theta = sum_c (d loss / d mean) (d v_c / d theta) / N. Memory is that of one
+    batch of cells. With several readouts, each has the mean of its own genes, and the losses add up.
 
     Parameters
     ----------
     cached : the source cells' streams; `cells` picks those in the objective
     mode : multiply or add (see intervene)
+    match : population brings the cells' mean to the target, cell each cell
+    floor : float (F,), with multiply the |code| below which a feature is left alone at a token (see intervene)
+
+    Raises
+    ------
+    SteerError
+        for an unknown match, or a floor with another mode than multiply
     """
 
     def __init__(
@@ -77,14 +98,22 @@ class ModelObjective:
         *,
         mode: str = "multiply",
         batch_size: int = 8,
+        match: str = "population",
+        floor: Tensor | None = None,
     ) -> None:
         if mode not in ("multiply", "add"):
             raise ValueError(f"mode {mode!r} has no gradient at theta = 0; take multiply or add")
+        if match not in MATCHES:
+            raise unknown("match", match, MATCHES)
+        check_floor(mode, floor)
         self.cached, self.cells, self.sae, self.batch_size = cached, cells, sae, batch_size
-        self.passes, self.mode = readouts, mode
+        self.passes, self.mode, self.match = readouts, mode, match
         with torch.no_grad():
             self.codes = [
-                [sae.encode(stream[:, cached.tokens]) for stream in cached.batches(cells, batch_size, one.streams)]
+                [
+                    above_floor(sae.encode(stream[:, cached.tokens]), floor)
+                    for stream in cached.batches(cells, batch_size, one.streams)
+                ]
                 for one in self.passes
             ]
         self.n_evaluations = 0
@@ -110,31 +139,53 @@ class ModelObjective:
         self.n_evaluations += 1
         variable = torch.tensor(theta, dtype=torch.float32, device=self.cached.device, requires_grad=gradient)
         total = 0.0
-        with torch.set_grad_enabled(gradient):
-            for one, of_pass in zip(self.passes, self.codes, strict=True):
-                streams = self.cached.batches(self.cells, self.batch_size, one.streams)
-                for stream, codes in zip(streams, of_pass, strict=True):
-                    loss = self._batch(one, stream, codes, variable)
-                    if gradient:
-                        loss.backward()  # type: ignore[no-untyped-call]
-                    total += float(loss.detach())
-        n = len(self.cells)
-        slope = variable.grad.cpu().numpy().astype(np.float64) / n if variable.grad is not None else None
-        return total / n, slope
-
-    def _batch(self, one: Readout, stream: Tensor, codes: Codes, theta: Tensor) -> Tensor:
-        with mixed_precision(stream.device):
-            if self.mode == "multiply":
-                delta = edit_codes(self.sae, codes, theta)
+        for one, codes in zip(self.passes, self.codes, strict=True):
+            if self.match == "cell" or len(codes) == 1:
+                total += self._one_pass(one, codes, variable, gradient=gradient)
             else:
-                delta = (theta @ self.sae.W_dec).expand(*codes.values.shape[:-1], -1)
-            steered = apply(stream, self.cached.tokens, delta)
-            output = self.cached.model.forward_from(self.cached.layer, steered, one.read)
-        return one.loss(output)
+                total += self._two_passes(one, codes, variable, gradient=gradient)
+        return total, None if variable.grad is None else variable.grad.cpu().numpy().astype(np.float64)
+
+    def _one_pass(self, one: Readout, codes: list[Codes], theta: Tensor, *, gradient: bool) -> float:
+        """Return one readout's loss and add its gradient to theta's: of cells, or of the mean of a single batch."""
+        total, n = 0.0, len(self.cells)
+        with torch.set_grad_enabled(gradient):
+            for seen in self._observed(one, codes, theta):
+                loss = one.loss(seen).sum() / n if self.match == "cell" else one.loss(seen.mean(0, keepdim=True)).sum()
+                if gradient:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+        return total
+
+    def _two_passes(self, one: Readout, codes: list[Codes], theta: Tensor, *, gradient: bool) -> float:
+        """Return one readout's loss of the mean over several batches, and add its gradient to theta's."""
+        n = len(self.cells)
+        with torch.no_grad():
+            mean = torch.stack([seen.sum(0) for seen in self._observed(one, codes, theta)]).sum(0) / n
+        mean.requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            loss = one.loss(mean[None]).sum()
+        if gradient:
+            (slope,) = torch.autograd.grad(loss, mean)
+            for seen in self._observed(one, codes, theta):
+                ((seen @ slope).sum() / n).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _observed(self, one: Readout, codes: list[Codes], theta: Tensor) -> Iterator[Tensor]:
+        """Yield what is compared, (B, K), of the steered cells, batch by batch."""
+        for stream, code in zip(self.cached.batches(self.cells, self.batch_size, one.streams), codes, strict=True):
+            with mixed_precision(stream.device):
+                if self.mode == "multiply":
+                    delta = edit_codes(self.sae, code, theta)
+                else:
+                    delta = (theta @ self.sae.W_dec).expand(*code.values.shape[:-1], -1)
+                steered = apply(stream, self.cached.tokens, delta)
+                output = self.cached.model.forward_from(self.cached.layer, steered, one.read)
+            yield one.observe(output)
 
 
 class ExpressionObjective(ModelObjective):
-    """Weighted squared distance of the predicted expression to the target's mean.
+    """Weighted squared distance of the predicted expression, the cells' mean or each cell's, to the target's mean.
 
     Parameters
     ----------
@@ -152,6 +203,8 @@ class ExpressionObjective(ModelObjective):
         *,
         mode: str = "multiply",
         batch_size: int = 8,
+        match: str = "population",
+        floor: Tensor | None = None,
     ) -> None:
         # a readout without weighted genes, and the head's other genes, would be computed for nothing
         readouts = [
@@ -159,11 +212,14 @@ class ExpressionObjective(ModelObjective):
             for readout in cached.readouts
             if (weights[readout.columns] > 0).any()
         ]
-        super().__init__(cached, cells, sae, readouts, mode=mode, batch_size=batch_size)
+        super().__init__(cached, cells, sae, readouts, mode=mode, batch_size=batch_size, match=match, floor=floor)
 
 
 class LatentFinalObjective(ModelObjective):
-    """Distance, not squared, of the cell's final embedding to the target's mean (D,): what the published code minimises."""
+    """Distance of the final embedding to the target's mean (D,): of the cells' mean, squared, or of each cell, not squared.
+
+    The cell form is what the published code minimises.
+    """
 
     def __init__(
         self,
@@ -174,16 +230,29 @@ class LatentFinalObjective(ModelObjective):
         *,
         mode: str = "multiply",
         batch_size: int = 8,
+        match: str = "population",
+        floor: Tensor | None = None,
     ) -> None:
         goal = torch.as_tensor(mu, dtype=torch.float32, device=cached.device)
-        readout = Readout(cached.streams, cached.valid, lambda output: (output.final.float().mean(1) - goal).norm(dim=1).sum())
-        super().__init__(cached, cells, sae, [readout], mode=mode, batch_size=batch_size)
+
+        def loss(seen: Tensor) -> Tensor:
+            return (seen - goal).norm(dim=1) if match == "cell" else (seen - goal).square().sum(1)
+
+        readout = Readout(cached.streams, cached.valid, lambda output: output.final.float().mean(1), loss)
+        super().__init__(cached, cells, sae, [readout], mode=mode, batch_size=batch_size, match=match, floor=floor)
 
 
 class MixedObjective:
-    """weight * latent / latent(0) + (1 - weight) * expression / expression(0); a term of weight 0 is never computed."""
+    """weight * latent / latent(0) + (1 - weight) * expression / expression(0); a term of weight 0 is never computed.
+
+    Parameters
+    ----------
+    latent, expression : of the same match
+    """
 
     def __init__(self, latent: LatentProblem, expression: ExpressionObjective, weight: float) -> None:
+        if latent.match != expression.match:
+            raise ValueError(f"match {latent.match!r} of the latent term and {expression.match!r} of the expression term")
         zero = np.zeros(len(latent.W))
         self.terms: list[tuple[float, Objective]] = []
         if weight > 0:
@@ -205,11 +274,30 @@ class MixedObjective:
         return value, gradient
 
 
+class MeanObjective:
+    """The mean of several objectives, such as one of each type of cells, towards a target of its own."""
+
+    def __init__(self, terms: Sequence[Objective]) -> None:
+        self.terms = list(terms)
+
+    def value(self, theta: np.ndarray) -> float:
+        """Return the mean of the terms at theta (F,)."""
+        return float(np.mean([term.value(theta) for term in self.terms]))
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the mean of the terms and its gradient, float64 (F,)."""
+        values, slopes = zip(*(term.value_and_gradient(theta) for term in self.terms), strict=True)
+        return float(np.mean(values)), np.asarray(np.mean(slopes, axis=0))
+
+
 def _expression(cached: CachedCells, readout: MaskedReadout, genes: np.ndarray, mu: np.ndarray, weights: np.ndarray) -> Readout:
     goal, weight = (torch.as_tensor(values[genes], dtype=torch.float32, device=cached.device) for values in (mu, weights))
 
-    def loss(output: Output) -> Tensor:
+    def observe(output: Output) -> Tensor:
         assert output.expression is not None
-        return ((output.expression.float() - goal).square() * weight).sum()
+        return output.expression.float()
 
-    return Readout(readout.streams, cached.valid[torch.from_numpy(genes).to(cached.device)], loss)
+    def loss(seen: Tensor) -> Tensor:
+        return ((seen - goal).square() * weight).sum(1)
+
+    return Readout(readout.streams, cached.valid[torch.from_numpy(genes).to(cached.device)], observe, loss)

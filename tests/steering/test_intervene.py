@@ -76,28 +76,40 @@ def test_splice_puts_the_reconstruction_in(world):
     torch.testing.assert_close(x + splice(sae)(x), sae(x))
 
 
-def objective(world, mu=None, weights=None, batch_size=3):
+BOTH = pytest.mark.parametrize("match", ["population", "cell"])
+
+
+def objective(world, mu=None, weights=None, batch_size=3, match="population"):
     cached, sae, _ = world
     rng = np.random.default_rng(5)
     mu = rng.normal(0, 1, len(VALID)) if mu is None else mu
     weights = rng.random(len(VALID)) * (rng.random(len(VALID)) < 0.7) if weights is None else weights
-    return ExpressionObjective(cached, np.array([0, 1, 3, 4, 6]), sae, mu, weights, batch_size=batch_size), mu, weights
+    cells = np.array([0, 1, 3, 4, 6])
+    return ExpressionObjective(cached, cells, sae, mu, weights, batch_size=batch_size, match=match), mu, weights
 
 
-def test_objective_is_its_definition_whatever_the_batch(world):
+@BOTH
+def test_objective_is_its_definition_whatever_the_batch(world, match):
     cached, sae, _ = world
     theta = theta_of(sae)
-    problem, mu, weights = objective(world)
+    problem, mu, weights = objective(world, match=match)
     y = run_edit(cached, problem.cells, scale_features(sae, theta)).expression
-    wanted = (weights * (y - mu) ** 2).sum(1).mean()
-    assert problem.value(theta.numpy()) == pytest.approx(wanted, rel=1e-4)
-    one, _, _ = objective(world, batch_size=1)
-    assert one.value(theta.numpy()) == pytest.approx(wanted, rel=1e-4)
+    gaps = y - mu if match == "cell" else y.mean(0, keepdims=True) - mu
+    wanted = (weights * gaps**2).sum(1).mean()
+    gradients = []
+    for batch_size in (1, 2, 3, 8):
+        problem, _, _ = objective(world, batch_size=batch_size, match=match)
+        value, gradient = problem.value_and_gradient(theta.numpy())
+        assert value == problem.value(theta.numpy()) == pytest.approx(wanted, rel=1e-4)
+        gradients.append(gradient)
+    for gradient in gradients[1:]:
+        np.testing.assert_allclose(gradient, gradients[0], rtol=1e-3, atol=1e-5 * np.abs(gradients[0]).max())
 
 
-def test_gradient_equals_finite_differences(world):
+@BOTH
+def test_gradient_equals_finite_differences(world, match):
     _, sae, _ = world
-    problem, *_ = objective(world)
+    problem, *_ = objective(world, match=match)
     theta = theta_of(sae).numpy().astype(np.float64)
     value, gradient = problem.value_and_gradient(theta)
     assert not gradient[~problem.active()].any()
@@ -107,6 +119,37 @@ def test_gradient_equals_finite_differences(world):
         e[f] = step
         slope = (problem.value(theta + e) - problem.value(theta - e)) / (2 * step)
         assert gradient[f] == pytest.approx(slope, rel=0.02, abs=1e-4 * value)
+
+
+def test_passes_through_the_model(world, monkeypatch):
+    """A value is one pass a batch in either form; a gradient of the mean over several batches is two."""
+    cached, *_ = world
+    calls = []
+    forward = type(cached.model).forward_from
+    monkeypatch.setattr(type(cached.model), "forward_from", lambda *a: calls.append(torch.is_grad_enabled()) or forward(*a))
+    for match, batch_size, wanted in (
+        ("cell", 3, [True, True]),
+        ("population", 3, [False, False, True, True]),
+        ("population", 5, [True]),
+    ):
+        problem, *_ = objective(world, batch_size=batch_size, match=match)
+        calls.clear()
+        problem.value_and_gradient(np.zeros(48))
+        assert calls == wanted
+        calls.clear()
+        problem.value(np.zeros(48))
+        assert calls == [False] * -(-5 // batch_size)
+
+
+def test_cells_scattered_about_the_target_are_where_the_population_should_be(world):
+    """Nothing to gain for the mean; the cell form would still move them together."""
+    cached, *_ = world
+    mu = run_edit(cached, np.array([0, 1, 3, 4, 6]), None).expression.mean(0)
+    weights = np.ones(len(VALID), np.float32)
+    value, gradient = objective(world, mu, weights)[0].value_and_gradient(np.zeros(48))
+    rewarded, pull = objective(world, mu, weights, match="cell")[0].value_and_gradient(np.zeros(48))
+    assert value < 1e-8 * rewarded
+    assert np.abs(gradient).max() < 1e-4 * np.abs(pull).max()
 
 
 def test_gene_weights():

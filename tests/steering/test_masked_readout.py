@@ -57,18 +57,21 @@ def test_each_gene_is_read_where_it_is_hidden(world):
     np.testing.assert_allclose(plain.layer, cached.streams[:, VALID].mean(1), atol=1e-6)
 
 
-def test_the_expression_objective_and_its_gradient(world):
+@pytest.mark.parametrize("match", ["population", "cell"])
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_the_expression_objective_and_its_gradient(world, match, batch_size):
     cached, sae, _ = world
     rng = np.random.default_rng(0)
     mu, weights = rng.normal(size=10).astype(np.float32), rng.random(10).astype(np.float32)
     weights[GROUPS[1]] = 0  # a group that nobody weighs is not run
-    objective = ExpressionObjective(cached, np.array([0, 2, 4]), sae, mu, weights, batch_size=2)
+    objective = ExpressionObjective(cached, np.array([0, 2, 4]), sae, mu, weights, batch_size=batch_size, match=match)
     assert len(objective.passes) == 2
     theta = rng.normal(0, 0.3, 48)
     y = steered_by_hand(world, torch.from_numpy(theta).float())[[0, 2, 4]].numpy()
     value, gradient = objective.value_and_gradient(theta)
-    assert value == pytest.approx(float((np.square(y - mu) * weights).sum() / 3), rel=1e-4)
-    direction = rng.normal(size=48)
-    step = 1e-3
-    slope = (objective.value(theta + step * direction) - objective.value(theta - step * direction)) / (2 * step)
-    assert float(gradient @ direction) == pytest.approx(slope, rel=0.02)
+    gaps = y - mu if match == "cell" else y.mean(0, keepdims=True) - mu
+    assert value == pytest.approx(float((np.square(gaps) * weights).sum(1).mean()), rel=1e-4)
+    step = 1e-2
+    for direction in (gradient / np.linalg.norm(gradient), np.eye(48)[np.abs(gradient).argmax()]):
+        slope = (objective.value(theta + step * direction) - objective.value(theta - step * direction)) / (2 * step)
+        assert float(gradient @ direction) == pytest.approx(slope, rel=0.01)

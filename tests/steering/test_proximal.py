@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
-from steerpipe.steering.proximal import prox_gradient_norm, soft_threshold, solve
+from steerpipe.steering.bounds import limits
+from steerpipe.steering.lasso import LatentProblem
+from steerpipe.steering.proximal import prox, prox_gradient_norm, soft_threshold, solve
 
 
 @pytest.fixture
@@ -62,3 +64,44 @@ def test_features_that_may_not_move_stay(problem):
 
 def test_soft_threshold():
     np.testing.assert_allclose(soft_threshold(np.array([-3.0, -0.5, 0.0, 0.5, 2.0]), 1.0), [-2, 0, 0, 0, 1])
+
+
+def test_prox_is_the_minimum_of_its_definition():
+    grid = np.linspace(-0.5, 0.8, 13_001)
+    for x in (-3.0, -0.9, -0.1, 0.6, 1.5, 4.0):
+        best = grid[((grid - x) ** 2 / 2 + 0.4 * np.abs(grid)).argmin()]
+        assert prox(np.array([x]), 0.4, (-0.5, 0.8))[0] == pytest.approx(best, abs=2e-4)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, None), (-0.2, 0.15), (None, 0.1)])
+def test_within_bounds_equals_the_exact_lasso(bounds):
+    rng = np.random.default_rng(1)
+    parts = rng.exponential(1.0, (1, 20)), rng.standard_normal((20, 30)), np.zeros((1, 30)), 3 * rng.standard_normal(30)
+    exact = LatentProblem(*parts, bounds=bounds)
+    lam = 0.05 * exact.lam_max
+    wanted = exact.solve(lam, tol=1e-12)
+    start, free = rng.standard_normal(20), LatentProblem(*parts)
+    known = free.value_and_gradient(start)  # of a start out of bounds: not to be believed
+    fit = solve(
+        free.value_and_gradient,
+        start,
+        lam,
+        learnable=np.ones(20, bool),
+        step=0.01,
+        tolerance=1e-5,
+        max_steps=5000,
+        known=known,
+        bounds=bounds,
+    )
+    np.testing.assert_allclose(fit.theta, wanted.theta, atol=1e-5)
+    assert fit.objective == pytest.approx(wanted.objective, rel=1e-9)
+    assert fit.converged
+    begin = np.clip(start, *limits(bounds))
+    assert fit.history[0] == pytest.approx(free.value(begin) + lam * np.abs(begin).sum())
+    assert (np.diff(fit.history) <= 1e-9).all()
+    assert np.isin(fit.theta, [x for x in bounds if x]).any() or bounds[0] == 0
+    assert (fit.theta >= (-np.inf if bounds[0] is None else bounds[0])).all()
+    everywhere = np.ones(20, bool)
+    gradient = free.value_and_gradient(fit.theta)[1]
+    assert prox_gradient_norm(fit.theta, gradient, lam, everywhere, bounds=bounds) == pytest.approx(fit.prox_gradient, abs=1e-9)
+    assert prox_gradient_norm(fit.theta, gradient, lam, everywhere) > 0.1  # the bounds do hold it back
