@@ -13,8 +13,10 @@ import pandas as pd
 
 from .recruitment import THRESHOLDS
 
-VERDICTS = ("both floors, stable", "both floors, unstable", "one floor", "neither floor")
-"""Best first."""
+VERDICTS = ("both floors, stable", "both floors, unstable", "one floor", "neither floor", "cannot tell")
+"""Best first; the last is for a feature whose effect fits to cells dealt at random between the sides reach as well."""
+REAL = VERDICTS[0]
+LEVEL = 0.05
 
 
 def permuted_cells(counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -77,16 +79,38 @@ def recruited_share(thetas: np.ndarray) -> np.ndarray:
     return np.asarray((np.abs(thetas) > THRESHOLDS[0]).mean(axis=0))
 
 
+def null_p(effects: np.ndarray, null: list[np.ndarray]) -> np.ndarray:
+    """Return each feature's p-value against the largest effect of any feature in each deal of the permutation null, (n,).
+
+    The largest: so that a contrast without a difference has, in 95 of 100, no feature below .05, however many it recruits.
+
+    Parameters
+    ----------
+    effects : (n,)
+    null : effects of each deal's features; a deal that recruits none has none
+    """
+    largest = np.array([max(one, default=-np.inf) for one in null])
+    as_good = (largest[None] >= np.asarray(effects)[:, None]).sum(1)
+    return np.asarray((1 + as_good) / (1 + len(largest)))
+
+
+def calibration(null: list[np.ndarray]) -> tuple[int, int, int, int]:
+    """Return, taking each deal for the data and the others for its null: features, those called real, deals, deals with any."""
+    called = [null_p(one, null[:i] + null[i + 1 :]) <= LEVEL for i, one in enumerate(null)]
+    return sum(map(len, called)), int(sum(c.sum() for c in called)), len(null), int(sum(c.any() for c in called))
+
+
 def verdicts(features: pd.DataFrame, *, stable: float) -> pd.Series:
     """Return each feature's verdict, one of VERDICTS.
 
     Parameters
     ----------
-    features : columns activation, activation_floor, effect, effect_floor, stability
+    features : columns activation, activation_floor, effect, effect_floor, null_p, stability
     stable : share of refits that counts as stable
     """
     floors = (features["activation"] > features["activation_floor"]).astype(int)
     floors += (features["effect"] > features["effect_floor"]).astype(int)
     kept = features["stability"] >= stable
-    names = np.select([(floors == 2) & kept, floors == 2, floors == 1], list(VERDICTS[:3]), VERDICTS[3])
+    beyond = features["null_p"] <= LEVEL
+    names = np.select([~beyond, (floors == 2) & kept, floors == 2, floors == 1], [VERDICTS[4], *VERDICTS[:3]], VERDICTS[3])
     return pd.Series(names, index=features.index, name="verdict")

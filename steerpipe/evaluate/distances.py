@@ -39,12 +39,16 @@ def distances(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.norm(np.asarray(points, np.float64) - np.asarray(centre, np.float64), axis=1))
 
 
-def nearest_mean(points: np.ndarray, others: np.ndarray, k: int = 10) -> np.ndarray:
-    """Mean Euclidean distance of each row (N, D) to its k nearest rows of `others` (M, D), float64 (N,)."""
+def pairwise(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each row (N, D) to each row of `others` (M, D), float64 (N, M)."""
     a, b = np.asarray(points, np.float64), np.asarray(others, np.float64)
     square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    near = np.sort(np.sqrt(np.maximum(square, 0)), axis=1)[:, :k]
-    return np.asarray(near.mean(1))
+    return np.asarray(np.sqrt(np.maximum(square, 0)))
+
+
+def nearest_mean(points: np.ndarray, others: np.ndarray, k: int = 10) -> np.ndarray:
+    """Mean Euclidean distance of each row (N, D) to its k nearest rows of `others` (M, D), float64 (N,)."""
+    return np.asarray(np.sort(pairwise(points, others), axis=1)[:, :k].mean(1))
 
 
 def score(before: np.ndarray, after: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0) -> Score:

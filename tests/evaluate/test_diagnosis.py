@@ -8,8 +8,10 @@ import pytest
 
 from steerpipe.evaluate.diagnosis import (
     VERDICTS,
+    calibration,
     effect_and_null,
     matched_features,
+    null_p,
     permuted_cells,
     recruited_share,
     verdicts,
@@ -56,7 +58,29 @@ def test_recruited_share():
 
 def test_each_verdict():
     table = pd.DataFrame(
-        [(2, 1, 2, 1, 0.9), (2, 1, 2, 1, 0.1), (2, 1, 0, 1, 0.9), (0, 1, 2, 1, 0.9), (0, 1, 0, 1, 0.9)],
-        columns=["activation", "activation_floor", "effect", "effect_floor", "stability"],
+        [
+            (2, 1, 2, 1, 0.01, 0.9),
+            (2, 1, 2, 1, 0.01, 0.1),
+            (2, 1, 0, 1, 0.01, 0.9),
+            (0, 1, 2, 1, 0.01, 0.9),
+            (0, 1, 0, 1, 0.01, 0.9),
+            (2, 1, 2, 1, 0.2, 0.9),
+        ],
+        columns=["activation", "activation_floor", "effect", "effect_floor", "null_p", "stability"],
     )
-    assert verdicts(table, stable=0.6).tolist() == [VERDICTS[i] for i in (0, 1, 2, 2, 3)]
+    assert verdicts(table, stable=0.6).tolist() == [VERDICTS[i] for i in (0, 1, 2, 2, 3, 4)]
+
+
+def test_a_feature_is_judged_by_the_largest_effect_of_each_deal():
+    null = [np.array([1.0, 5.0]), np.array([]), np.array([2.0]), np.array([3.0, 0.1])]
+    np.testing.assert_allclose(null_p(np.array([6.0, 4.0, 0.0]), null), [1 / 5, 2 / 5, 4 / 5])
+
+
+def test_at_most_one_deal_in_twenty_calls_a_feature_real(rng):
+    """However many features a contrast without a difference recruits, and however their effects go together."""
+    null = [rng.exponential(rng.exponential(1), size=rng.integers(0, 30)) for _ in range(200)]
+    features, called, deals, with_any = calibration(null)
+    assert features == sum(map(len, null))
+    assert deals == 200
+    assert 0 < with_any <= 0.06 * deals
+    assert called <= 0.05 * features
