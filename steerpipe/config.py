@@ -9,6 +9,7 @@ from .checks import one_of as _one_of
 from .checks import positive as _positive
 from .checks import share as _share
 from .config_sae import AnnotateConfig, FeatureConfig, ScoreConfig, StabilityConfig
+from .config_steering import EvaluateConfig, LambdaConfig, ObjectiveConfig
 from .config_studies import DiagnoseConfig, ParetoConfig, TransferConfig
 from .errors import SteerError
 from .models.recipe import Recipe
@@ -40,14 +41,15 @@ class ModelConfig:
     """predicted expression from unmasked cells, or masked: each group of genes is predicted with that group masked"""
     masked_share: float = 0.15
     """masked: share of the genes in a group; streams and passes grow by 1 / share"""
-    source_cells: int | None = None
-    """source cells of a contrast at the most: their whole streams are kept, (G + 2) * D * 4 bytes each"""
+    contrast_cells: int | None = None
+    """cells of each side of a contrast at the most: whole streams are kept, (G + 2) * D * 4 bytes each, of all but the
+    held-out target cells"""
 
     def __post_init__(self) -> None:
         _one_of("model.tokens", self.tokens, ("all", "expressed"))
         _one_of("model.readout", self.readout, ("reconstruction", "masked"))
         _share("model", self, "masked_share")
-        _positive("model", self, "steering_layer", "batch_size", "depth_target", "source_cells")
+        _positive("model", self, "steering_layer", "batch_size", "depth_target", "contrast_cells")
 
 
 @dataclass
@@ -61,7 +63,13 @@ class DatasetConfig:
     label: str | None = None
     """obs column of cell labels"""
     batch: str | None = None
-    """obs column of batch or donor, to stratify the held-out split by"""
+    """obs column of batch or donor, to stratify the test cells by"""
+    test_share: float = 0.3
+    """share of the cells that no dictionary and no recipe is fitted on, and that everything is scored on; 0 for none"""
+    split_seed: int = 0
+    """of which cells those are"""
+    test: str | None = None
+    """obs column that marks the test cells (true/false or test/train), instead of test_share"""
     layer: str | None = None
     """AnnData layer that has the raw counts; null is X"""
     groups: dict[str, list[str]] = field(default_factory=dict)
@@ -75,6 +83,8 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         _positive("dataset", self, "max_cells")
+        if not 0 <= self.test_share < 1:
+            raise SteerError(f"dataset.test_share={self.test_share} must lie in [0, 1).")
         _one_of("dataset.duplicates", self.duplicates, ("sum", "refuse"))
         if self.name == "h5ad" and self.path is None:
             raise SteerError("dataset.path is needed: add dataset.path=my.h5ad dataset.label=cell_type to the command.")
@@ -113,6 +123,8 @@ class ExtractConfig:
     """which of them this is"""
     plan: bool = False
     """print what extraction would cost, and stop"""
+    plan_of: str | None = None
+    """the command whose nulls are planned as well; set by its --plan"""
     check_cells: int = 8
     """cells that `steer check-approximation` looks at"""
 
@@ -129,7 +141,7 @@ class SaeConfig:
     """A TopK sparse autoencoder and how it is trained (group `sae`)."""
 
     path: str | None = None
-    """a file to import instead of training (then only held_out and split_seed are read, to score it): `sae=file`"""
+    """a file to import instead of training: `sae=file`"""
     expansion: int = 8
     """features over model width"""
     k: int = 32
@@ -157,10 +169,6 @@ class SaeConfig:
     """tokens in a step"""
     tokens: int = 2_000_000
     """tokens to train on; passes over the data follow"""
-    held_out: float = 0.1
-    """share of cells that is never trained on"""
-    split_seed: int = 0
-    """of that split: dictionaries of several seeds are scored on the same cells"""
     seed: int = 0
     """of the first weights and of the tokens' order"""
 
@@ -171,7 +179,6 @@ class SaeConfig:
         _one_of("sae.selection", self.selection, ("topk", "batchtopk"))
         _one_of("sae.decay", self.decay, ("linear", "cosine"))
         _positive("sae", self, "expansion", "k", "lr", "clip", "batch_size", "tokens", "dead_after")
-        _share("sae", self, "held_out")
 
 
 @dataclass
@@ -184,111 +191,17 @@ class ContrastConfig:
     """likewise"""
     column: str | None = None
     """obs column of the labels; null is dataset.label"""
-    held_out: float = 0.3
-    """share of source and of target cells that the fit never sees"""
+    halves: bool = False
+    """deal the cells of source at random between source and target: a contrast without a difference, target is null"""
     seed: int = 0
+    """of the halves, and of which cells model.contrast_cells keeps"""
 
     def __post_init__(self) -> None:
-        _share("contrast", self, "held_out")
-
-
-OBJECTIVES = ("latent", "latent_final", "expression", "mixed")
-
-
-@dataclass
-class ObjectiveConfig:
-    """What the steering vector minimises, and how it acts (group `objective`)."""
-
-    name: str = "latent"
-    """latent: squared distance of the pooled stream to the target's, at the steered layer; latent_final: distance after the
-    final LayerNorm; expression: of the predicted expression; mixed: latent and expression, each over its value unsteered"""
-    mode: str = "multiply"
-    """multiply: codes are scaled by 1 + theta; add: theta_f times decoder row f is added, wherever f is silent too; clamp:
-    codes are set to a value, the same at every steered token (latent only: support of multiply, values by least squares)"""
-    tokens: Any = "genes"
-    """genes: steer every gene that the dataset has; all: every token, depth tokens too, as the published code; or a list of
-    gene symbols"""
-    learnable: str = "active"
-    """active: features that fire in a source cell; annotated: those of them with a term at q < annotate.q; all"""
-    solver: str = "exact"
-    """latent: exact, with a duality gap; or adam, the published way: 500 steps on an L1 subgradient, small values reset"""
-    refit: bool = False
-    """also least squares on the recipe's support, without the penalty: free of its shrinkage, scored beside the recipe"""
-    weight: float = 0.5
-    """mixed: share of the latent term; a sweep over it is the Pareto curve"""
-    top_n: int | None = None
-    """expression: only the n genes of largest weight (the top-n DEG cap); null is all"""
-    seen_genes: float = 0.5
-    """expression: share of genes that the fit may look at; the scores on the others are the honest ones"""
-    max_cells: int = 24
-    """through the model: source cells in the fit at the most (the latent fit always takes all of them)"""
-    max_steps: int = 30
-    """through the model: proximal steps at one lambda, at the most"""
-    tolerance: float = 0.05
-    """through the model: stop when the prox-gradient norm is below this share of the one at theta = 0"""
-
-    def __post_init__(self) -> None:
-        _one_of("objective.name", self.name, OBJECTIVES)
-        _one_of("objective.mode", self.mode, ("multiply", "add", "clamp"))
-        _one_of("objective.learnable", self.learnable, ("active", "annotated", "all"))
-        _one_of("objective.solver", self.solver, ("exact", "adam"))
-        _positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
-        if isinstance(self.tokens, str):
-            _one_of("objective.tokens", self.tokens, ("genes", "all", "a list of genes, as in [CD8A,CD8B]"))
-        elif not self.tokens:
-            raise SteerError("objective.tokens=[] steers nothing; allowed: genes, all, or a list of genes.")
-        if not 0 < self.seen_genes <= 1:
-            raise SteerError(f"objective.seen_genes={self.seen_genes} must lie in (0, 1].")
-        if self.mode == "clamp" and self.name != "latent":
-            msg = f"objective.mode=clamp is fitted for objective=latent, not {self.name}: take multiply or add, or only latent."
-            raise SteerError(msg)
-        if not 0 <= self.weight <= 1:
-            raise SteerError(f"objective.weight={self.weight} must lie in [0, 1].")
-
-
-@dataclass
-class LambdaConfig:
-    """The weight of the L1 penalty (group `lambda`)."""
-
-    mode: str = "ratio"
-    """absolute: value is the weight; ratio: value is a share of lambda_max; path: down to that share"""
-    value: float = 0.05
-    """the weight, or the share"""
-    n_path: int = 30
-    """latent: points of the geometric path, always computed; through the model its points are lambda_max / 3^k"""
-
-    def __post_init__(self) -> None:
-        _one_of("lambda.mode", self.mode, ("absolute", "ratio", "path"))
-        _positive("lambda", self, "value", "n_path")
-        if self.mode != "absolute" and self.value > 1:
-            raise SteerError(
-                f"lambda.value={self.value} is a share of lambda_max with lambda={self.mode}; it must be at most 1."
-            )
-
-
-@dataclass
-class EvaluateConfig:
-    """What is scored, and beside which controls (group `evaluate`)."""
-
-    objectives: list[str] = field(default_factory=lambda: ["latent", "expression"])
-    """the fits that share the table"""
-    controls: str = "all"
-    """all: SAE spliced in, random features, random direction, mean difference, split halves, and each objective fitted once
-    more with the labels shuffled; none: the no-op alone"""
-    n_random: int = 20
-    """seeds of the random-feature controls; random directions get a quarter as many"""
-    n_genes: int = 100
-    """DE genes of each direction that a distance is taken on"""
-    n_bootstrap: int = 1000
-    """resamples of the cells for an interval"""
-    markers: list[str] = field(default_factory=lambda: ["CD8A", "CD8B", "GZMB", "GZMK", "NKG7", "CCL5", "CD4", "IL7R", "CCR7"])
-    """genes reported by name"""
-
-    def __post_init__(self) -> None:
-        _one_of("evaluate.controls", self.controls, ("all", "none"))
-        for name in self.objectives:
-            _one_of("evaluate.objectives", name, OBJECTIVES)
-        _positive("evaluate", self, "n_random", "n_genes", "n_bootstrap")
+        if self.halves and self.target not in (None, self.source):
+            raise SteerError(f"contrast.halves deals out contrast.source alone: contrast.target={self.target} must be null.")
+        if self.source is None or (self.target is None and not self.halves):
+            name = "source" if self.source is None else "target"
+            raise SteerError(f"contrast.{name} is needed: add contrast.{name}=... to the command, or contrast=no_difference.")
 
 
 @dataclass

@@ -47,21 +47,19 @@ def real(folder: Path, seed: int = 0) -> None:
     from steerpipe.cli.hydra import compose
     from steerpipe.data.datasets import data_dir
     from steerpipe.run import Run
-    from steerpipe.sae.train import split_cells
     from steerpipe.stages.common import Context
     from steerpipe.stages.extract import activations
     from steerpipe.store import Store
 
     name = "pbmc3k" if (data_dir() / "pbmc3k.h5ad").is_file() else "pbmc68k_reduced"
     sample = ["dataset.max_cells=400", "extract.tokens=sample", "extract.n_tokens=1100"] if name == "pbmc3k" else []
-    config = compose(f"dataset={name}", f"layer={LAYER}", *sample)
+    config = compose(f"dataset={name}", f"layer={LAYER}", "dataset.test_share=0.1", f"dataset.split_seed={seed}", *sample)
     with tempfile.TemporaryDirectory() as run:
-        source = activations(Context(config, Store(folder / ".store"), Run(Path(run), "bench-sae", {}))).tokens
+        made = activations(Context(config, Store(folder / ".store"), Run(Path(run), "bench-sae", {})))
     rng = np.random.default_rng(seed)
-    train, held = split_cells(source.n_cells, 0.1, seed)
     found = {}
-    for part, cells, n in (("train", train, N_TRAIN), ("held", held, N_HELD)):
-        tokens = np.concatenate(source.cells(cells))
+    for part, cells, n in (("train", made.fit, N_TRAIN), ("held", made.test, N_HELD)):
+        tokens = np.concatenate(made.tokens.cells(cells))
         found[part] = tokens[rng.permutation(len(tokens))[:n]].astype(np.float16)
     np.savez(folder / "real.tmp.npz", dataset=np.array(name), model=np.array(weights()), **found)
     (folder / "real.tmp.npz").replace(folder / "real.npz")

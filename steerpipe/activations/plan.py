@@ -41,7 +41,7 @@ class Plan:
 
     def lines(self) -> str:
         """Return the plan as people read it."""
-        time_left = "not timed" if self.seconds is None else f"{_duration(self.seconds)} on this device, from one timed block"
+        time_left = "not timed" if self.seconds is None else f"{duration(self.seconds)} on this device, from one timed block"
         return "\n".join(
             [
                 f"cells     {self.cells:,}",
@@ -49,7 +49,7 @@ class Plan:
                 f"disk      {self.bytes / 1e9:.3g} GB for {self.layers} layer(s)",
                 f"FLOP      {self.flops:.3g}",
                 f"time      {time_left}",
-                f"fit       keeps {self.source_bytes / 1e6:.3g} MB a source cell (model.source_cells caps them)",
+                f"fit       keeps {self.source_bytes / 1e6:.3g} MB a cell of the contrast (model.contrast_cells caps them)",
             ]
         )
 
@@ -132,7 +132,8 @@ def check_disk(plan: Plan, folder: Path) -> None:
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

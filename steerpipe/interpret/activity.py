@@ -89,21 +89,25 @@ def feature_activity(
     counts: Counts,
     valid: np.ndarray,
     *,
+    cells: np.ndarray | None = None,
     seed: int = 0,
     n_genes: int = 20,
 ) -> Activity:
-    """Stream every stored token once through a dictionary.
+    """Stream every stored token of some cells once through a dictionary.
 
     Memory: 3 F G floats of 4 bytes (both halves, and the one cell type at hand; at F 10,400 and G 19,000 that is 2.4 GB),
     whatever the number of cells and of types. Time: the dictionary's encoder over all tokens.
 
     Parameters
     ----------
-    types : (N,) each cell's type; one name for all where there are no labels
+    types : (n,) type of each of the cells; one name for all where there are no labels
     counts, valid : raw counts (N, G_model), read by rows, and the positions of the G valid genes in them
+    cells : int64 (n,), positions of the cells, no other is read; None for all
+    seed : of the halves, into which the n cells are dealt
     n_genes : genes kept of each type
     """
     labels = np.asarray(types)
+    cells = np.arange(len(labels)) if cells is None else cells
     names, F, G = sorted(set(labels.tolist())), dictionary.n_features, source.n_genes
     second = halve_cells(types, seed)
     mass, lit = np.zeros(F), np.zeros(F)
@@ -116,9 +120,11 @@ def feature_activity(
     for t, name in enumerate(names):
         here[:] = 0
         seen = np.zeros(G, np.int64)
-        for cell, columns, there, values, indices in _codes(dictionary, source, np.flatnonzero(labels == name), counts, valid):
+        members = np.flatnonzero(labels == name)
+        codes = _codes(dictionary, source, cells[members], counts, valid)
+        for at, (columns, there, values, indices) in zip(members, codes, strict=True):
             next(bar)
-            half = int(second[cell])
+            half = int(second[at])
             per_cell = np.zeros(F)
             _add(columns, there, values, indices, sums[half], here, per_cell, lit, fired)
             mass += per_cell
@@ -157,8 +163,8 @@ def top_genes(M: np.ndarray, n: int, *, rows: int = 1024) -> np.ndarray:
 
 def _codes(
     dictionary: FeatureDictionary, source: TokenSource, cells: np.ndarray, counts: Counts, valid: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield a cell, its tokens' gene columns, whether the gene has a count, codes float32 and indices int64 (n, K)."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield, cell by cell, its tokens' gene columns, whether the gene has a count, codes float32 and indices int64 (n, K)."""
     device = dictionary.W_dec.device
     for start in range(0, len(cells), CELLS_AT_ONCE):
         some = cells[start : start + CELLS_AT_ONCE]
@@ -168,7 +174,7 @@ def _codes(
                 codes = dictionary.encode(torch.from_numpy(x).to(device))
             indices = np.ascontiguousarray(codes.indices.cpu().numpy())
             there = expressed[row, columns]
-            yield int(some[row]), columns.astype(np.int64), there, codes.values.float().cpu().numpy(), indices
+            yield columns.astype(np.int64), there, codes.values.float().cpu().numpy(), indices
 
 
 @njit(cache=True)

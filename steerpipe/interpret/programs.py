@@ -14,14 +14,21 @@ CHUNK = 4096
 """Rows of counts read at once."""
 
 
-def gene_expression(counts: Counts, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each valid gene's mean count and the share of cells that have it, float64 (G,), in one pass over the rows."""
+def gene_expression(counts: Counts, valid: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each valid gene's mean count and the share of cells that have it, float64 (G,), in one pass over some cells.
+
+    Parameters
+    ----------
+    counts : raw counts (N, G_model), read by rows
+    valid : int64 (G,), positions of the valid genes in them
+    cells : int64, ascending positions of the cells
+    """
     total, there = np.zeros(len(valid)), np.zeros(len(valid))
-    for start in range(0, counts.shape[0], CHUNK):
-        rows = counts[start : min(start + CHUNK, counts.shape[0])][:, valid]
+    for start in range(0, len(cells), CHUNK):
+        rows = counts[cells[start : start + CHUNK]][:, valid]
         total += np.asarray(rows.sum(axis=0)).ravel()
         there += np.asarray((rows > 0).sum(axis=0)).ravel()
-    return total / counts.shape[0], there / counts.shape[0]
+    return total / len(cells), there / len(cells)
 
 
 def background(mean: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -39,13 +39,6 @@ class Scale(NamedTuple):
     scale: float
 
 
-def split_cells(n_cells: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (training, held-out) cell positions, ascending."""
-    order = np.random.default_rng(seed).permutation(n_cells)
-    n_held = min(max(1, round(held_out * n_cells)), n_cells - 1)
-    return np.sort(order[n_held:]), np.sort(order[:n_held])
-
-
 def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder: Path, *, device: torch.device) -> TopKSAE:
     """Train on the gene tokens of the given cells; a killed run resumes at its last checkpoint, to the same bytes.
 

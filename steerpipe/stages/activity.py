@@ -17,14 +17,14 @@ from ..store import Artefact
 from .common import Context
 from .extract import Activations, layer_index, load_cells
 
-VERSION = 1
+VERSION = 2
 ALL = "all cells"
 
 
 def activity(
     context: Context, source: Activations, name: str, features: FeatureDictionary, made: Artefact
 ) -> tuple[Artefact, Activity]:
-    """Return the activity of a dictionary's features over the dataset, streaming the tokens when it is missing.
+    """Return the activity of a dictionary's features over the cells that fits may see, streaming the tokens when it is missing.
 
     Parameters
     ----------
@@ -34,28 +34,32 @@ def activity(
     label, seed = config.dataset.label, config.annotate.seed
 
     def build(folder: Path) -> None:
-        types = source.obs[label].astype(str).tolist() if label is not None else [ALL] * len(source.obs)
+        types = source.obs[label].astype(str).iloc[source.fit].tolist() if label is not None else [ALL] * len(source.fit)
         moved = features.to(pick_device(config.device)) if isinstance(features, TopKSAE) else features
         cells = load_cells(config, model_genes(config.model.path, config.model.revision))
-        feature_activity(moved, source.tokens, types, cells, cells.valid, seed=seed).save(folder)
+        feature_activity(moved, source.tokens, types, cells, cells.valid, cells=source.fit, seed=seed).save(folder)
         if isinstance(features, TopKSAE):
             features.cpu()
 
-    settings = {"dictionary": name, "layer": layer_index(config), "label": label, "seed": seed}
+    settings = {"dictionary": name, "layer": layer_index(config), "label": label, "seed": seed, "test": source.split_key}
     artefact = context.store.get("activity", version=VERSION, config=settings, parents=[source.artefact, made], build=build)
     return artefact, Activity.load(artefact.path)
 
 
 def expressed_genes(context: Context, source: Activations) -> tuple[Artefact, pd.DataFrame]:
-    """Return one row a valid gene: gene, mean (count), share (of cells that have it), expressed (in the background)."""
+    """Return one row a valid gene, over the cells that fits may see.
+
+    Columns: gene, mean (count), share (of cells that have it), expressed (in the background).
+    """
     config = context.config
 
     def build(folder: Path) -> None:
         cells = load_cells(config, model_genes(config.model.path, config.model.revision))
-        mean, share = gene_expression(cells, cells.valid)
+        mean, share = gene_expression(cells, cells.valid, source.fit)
         frame = pd.DataFrame({"gene": source.genes, "mean": mean, "share": share, "expressed": background(mean, share)})
         frame.to_csv(folder / "expression.csv", index=False)
 
-    artefact = context.store.get("gene-expression", version=VERSION, config={}, parents=[source.artefact], build=build)
+    settings = {"test": source.split_key}
+    artefact = context.store.get("gene-expression", version=VERSION, config=settings, parents=[source.artefact], build=build)
     frame = pd.read_csv(artefact.path / "expression.csv", keep_default_na=False)
     return artefact, frame.astype({"expressed": bool, "mean": np.float64})

@@ -6,34 +6,26 @@ import logging
 from pathlib import Path
 
 from ..sae.baselines import Baselines, fit_baselines
-from ..sae.train import split_cells
 from ..store import Artefact
 from .common import Context
 from .dictionary import Dictionary
 from .extract import Activations, layer_index
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 
 
 def baselines(context: Context, source: Activations, beside: Dictionary) -> tuple[Artefact, Baselines]:
     """Return the baselines of an SAE's size, fitted on its training cells; fitting them when they are missing."""
     config, sae = context.config.sae, beside.sae
-    size = {
-        "n_features": sae.n_features,
-        "k": sae.k,
-        "held_out": config.held_out,
-        "split_seed": config.split_seed,
-        "seed": config.seed,
-    }
+    size = {"n_features": sae.n_features, "k": sae.k, "seed": config.seed}
 
     def build(folder: Path) -> None:
-        train, _ = split_cells(source.tokens.n_cells, config.held_out, config.split_seed)
-        found = fit_baselines(source.tokens, train, sae.n_features, sae.k, seed=config.seed)
+        found = fit_baselines(source.tokens, source.fit, sae.n_features, sae.k, seed=config.seed)
         if not found.ica_converged:
             log.warning("FastICA did not converge in %d steps; its last step is what is compared", found.ica_steps)
         found.save(folder)
 
-    settings = {**size, "layer": layer_index(context.config)}
+    settings = {**size, "layer": layer_index(context.config), "test": source.split_key}
     artefact = context.store.get("baselines", version=VERSION, config=settings, parents=[source.artefact], build=build)
     return artefact, Baselines.load(artefact.path)

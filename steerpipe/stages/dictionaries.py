@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 
 from ..config import as_dict
+from ..data.split import require_test
 from ..sae.baselines import Baselines, FeatureDictionary
 from ..sae.fidelity import fidelity, splice_losses
 from ..sae.metrics import nearest_cosine, score_sae
-from ..sae.train import split_cells
 from ..store import Artefact
 from .baselines import baselines
 from .common import Context
@@ -22,7 +22,7 @@ from .dictionary import Dictionary
 from .extract import Activations, layer_index, load_cells, load_steered_model
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 SAE = "SAE"
 
 
@@ -45,15 +45,21 @@ class Comparison:
 
 
 def compare(context: Context, source: Activations, found: Dictionary) -> Comparison:
-    """Return the configured SAE's comparison, scoring what is missing."""
+    """Return the configured SAE's comparison on the test cells, scoring what is missing.
+
+    Raises
+    ------
+    SteerError
+        There are no test cells.
+    """
+    require_test(len(source.test))
     config = context.config
     parents = [found.artefact]
     fitted = None
     if config.score.baselines:
         artefact, fitted = baselines(context, source, found)
         parents.append(artefact)
-    settings = {**as_dict(config.score), "held_out": config.sae.held_out, "split_seed": config.sae.split_seed}
-    settings |= {"layer": layer_index(config), "label": config.dataset.label}
+    settings = {**as_dict(config.score), "seed": config.seed, "layer": layer_index(config), "label": config.dataset.label}
 
     def build(folder: Path) -> None:
         _build(context, source, found, fitted, folder)
@@ -74,15 +80,17 @@ def rivals(found: Dictionary, fitted: Baselines | None) -> dict[str, FeatureDict
 
 
 def _build(context: Context, source: Activations, found: Dictionary, fitted: Baselines | None, folder: Path) -> None:
-    config, tokens = context.config, source.tokens
-    train, held = split_cells(tokens.n_cells, config.sae.held_out, config.sae.split_seed)
-    some = train[:: max(1, len(train) // len(held))]
-    every = rivals(found, fitted)
+    config, tokens, held = context.config, source.tokens, source.test
+    every, seen = rivals(found, fitted), source.fit_sample
     rows, density = [], np.zeros(0)
     for name, dictionary in every.items():
         score = score_sae(dictionary, tokens, held)
         density = score.density if name == SAE else density
-        row = {"dictionary": name, "n_features": dictionary.n_features, "fvu_train": score_sae(dictionary, tokens, some).fvu}
+        row = {
+            "dictionary": name,
+            "n_features": dictionary.n_features,
+            "fvu_train": score_sae(dictionary, tokens, seen).fvu,
+        }
         rows.append(row | {key: getattr(score, key) for key in ("fvu", "mse_uncentred", "l0", "dead", "rare")})
     table = pd.DataFrame(rows)
     labels = None if config.dataset.label is None else source.obs[config.dataset.label].to_numpy()
@@ -92,7 +100,7 @@ def _build(context: Context, source: Activations, found: Dictionary, fitted: Bas
         types = pd.DataFrame(
             [{"type": name, "n": len(cells), "fvu": score_sae(found.sae, tokens, cells).fvu} for name, cells in of_type.items()]
         )
-    losses = _losses(context, source, every, held)
+    losses = _losses(context, source, every)
     if losses is not None:
         table = table.merge(fidelity(losses), how="left")
         losses.to_parquet(folder / "losses.parquet", index=False)
@@ -112,10 +120,8 @@ def _build(context: Context, source: Activations, found: Dictionary, fitted: Bas
     pd.DataFrame(features).to_csv(folder / "features.csv", index=False)
 
 
-def _losses(
-    context: Context, source: Activations, every: dict[str, FeatureDictionary], held: np.ndarray
-) -> pd.DataFrame | None:
-    """Return `splice_losses` of some held-out cells, or None where fidelity cannot be had or is not wanted."""
+def _losses(context: Context, source: Activations, every: dict[str, FeatureDictionary]) -> pd.DataFrame | None:
+    """Return `splice_losses` of some test cells, or None where fidelity cannot be had or is not wanted."""
     config = context.config
     if config.score.cells == 0 or config.model.tokens != "all":
         return None
@@ -125,8 +131,8 @@ def _losses(
         return None
     device = next(model.parameters()).device
     cells = load_cells(config, model.genes)
-    some = np.sort(np.random.default_rng([config.sae.split_seed, 5]).permutation(held)[: config.score.cells])
-    mean = np.concatenate(source.tokens.cells(held[:64])).mean(0)
+    some = np.sort(np.random.default_rng([config.seed, 5]).permutation(source.test)[: config.score.cells])
+    mean = np.concatenate(source.tokens.cells(source.fit_sample[:64])).mean(0)
     moved = {name: dictionary.to(device) for name, dictionary in every.items()}
     losses = splice_losses(
         model,

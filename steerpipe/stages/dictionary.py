@@ -1,4 +1,4 @@
-"""A dictionary on the stored activations, trained or imported, scored on cells that it never saw."""
+"""A dictionary on the stored activations, trained or imported, scored on the test cells, which it never saw."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..models.checkpoints import model_folder, read_config
 from ..sae.io import import_sae, load_sae, sae_files, save_sae
 from ..sae.metrics import score_sae
 from ..sae.model import TopKSAE
-from ..sae.train import split_cells, train_sae
+from ..sae.train import train_sae
 from ..store import Artefact
 from .common import Context
 from .extract import Activations, layer_index
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """An SAE and its scores (flat, `sae_train/...` and `sae_held/...`)."""
+    """An SAE and its scores (flat, `sae_train/...` and, where there are test cells, `sae_held/...`)."""
 
     artefact: Artefact
     sae: TopKSAE
@@ -56,15 +56,13 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
     inputs: list[str] = []
     if config.path is not None:
         files = sae_files(Path(config.path).expanduser())
-        # which cells are scored is all that an import reads of the config
-        settings = {"held_out": config.held_out, "split_seed": config.split_seed}
+        settings = {}
         inputs = [file_digest(file) for file in files]
-    settings["layer"] = layer_index(context.config)  # one extraction may hold several
+    settings |= {"layer": layer_index(context.config), "test": source.split_key}  # one extraction may hold several layers
 
     def build(folder: Path) -> None:
-        train, held = split_cells(source.tokens.n_cells, config.held_out, config.split_seed)
         if config.path is None:
-            sae = train_sae(source.tokens, train, config, folder, device=pick_device(context.config.device))
+            sae = train_sae(source.tokens, source.fit, config, folder, device=pick_device(context.config.device))
             origin = {"steerpipe": as_dict(config)}
         else:
             sae = import_sae(Path(config.path).expanduser())
@@ -72,9 +70,9 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
             log.info("imported %s; held-out cells are only held out if it was not trained on this dataset", config.path)
         save_sae(sae, folder, {**origin, "activations": source.artefact.key})
         sae = load_sae(folder)  # what is scored is what later runs will read
-        # as many training cells as held-out ones: enough for a figure beside them
-        scores = {"sae_train": score_sae(sae, source.tokens, train[:: max(1, len(train) // len(held))])}
-        scores["sae_held"] = score_sae(sae, source.tokens, held)
+        scores = {"sae_train": score_sae(sae, source.tokens, source.fit_sample)}
+        if len(source.test):
+            scores["sae_held"] = score_sae(sae, source.tokens, source.test)
         flat = {name: value for prefix, score in scores.items() for name, value in score.flat(prefix).items()}
         (folder / "scores.json").write_text(json.dumps(flat, indent=1))
         density = {f"density_{name.removeprefix('sae_')}": score.density for name, score in scores.items()}

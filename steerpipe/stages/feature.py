@@ -17,10 +17,10 @@ from ..errors import SteerError
 from ..interpret.dose import Dose, dose_response, matched_features, symmetry
 from ..plot import card as figures
 from ..steering.intervene import CachedCells
+from ..steering.pooled import pooled_codes
 from .activity import ALL
 from .annotate import Annotated, Inputs, annotation, caption, inputs
 from .common import Context
-from .experiment import pooled_codes
 from .extract import layer_index, load_cells, load_steered_model
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _steer(context: Context, given: Inputs, found: Annotated, number: int) -> St
     valid = torch.from_numpy(counts.valid).to(device)
     cached = CachedCells(model, layer, torch.cat(streams).numpy(), valid)
     sae = given.dictionary.sae.to(device)
-    activity = pooled_codes(cached, sae, batch_size=batch)[1].mean(0)
+    activity = pooled_codes(cached, sae, np.arange(len(cached)), batch_size=batch)[1].mean(0)
     dose = dose_response(
         cached,
         sae,
@@ -123,12 +123,16 @@ def _steer(context: Context, given: Inputs, found: Annotated, number: int) -> St
 
 
 def _strongest_type(found: Annotated, given: Inputs, number: int, label: str | None) -> tuple[str, np.ndarray]:
-    """Return the cell type in which a feature fires most, and its cells; types of one cell cannot be tested, and are left."""
+    """Return the cell type in which a feature fires most, and its test cells; types of one cannot be tested, and are left.
+
+    Where the dataset has no test cells they are the cells on which the type was found.
+    """
+    cells = given.source.test if len(given.source.test) else given.source.fit
     for i in np.argsort(-found.activity.type_mean[:, number], kind="stable"):
-        kind, members = found.activity.types[i], np.arange(len(given.source.obs))
+        kind, members = found.activity.types[i], cells
         if kind != ALL:
             assert label is not None
-            members = np.flatnonzero(given.source.obs[label].astype(str).to_numpy() == kind)
+            members = cells[given.source.obs[label].astype(str).to_numpy()[cells] == kind]
         if len(members) >= MIN_CELLS:
             break
     return kind, members

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ..config import as_dict
+from ..data.split import require_test
 from ..interpret.programs import gene_sets, participation_ratio
 from ..plot import dictionaries as figures
 from ..sae.stability import Match, cosines, match, ochiai
@@ -28,8 +29,9 @@ VERSION = 1
 def main(context: Context) -> None:
     """Train every seed that is missing, match their features, and report the table beside its controls."""
     check_dictionary(context.config)
-    source = activations(context)
     config = context.config
+    source = activations(context)
+    require_test(len(source.test))
     found = {
         seed: dictionary(replace(context, config=replace(config, sae=replace(config.sae, seed=seed))), source)
         for seed in config.stability.seeds

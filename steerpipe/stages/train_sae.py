@@ -29,6 +29,10 @@ def main(context: Context) -> None:
         rows = pd.read_json(curve, lines=True)
         run.curve(rows.to_dict("records"))
         run.figure("training_curve", figures.training_curve(rows, caption), rows)
+    if not len(source.test):
+        run.table("features", pd.read_csv(found.artefact.path / "features.csv"))
+        log.info("no test cells (dataset.test_share=0): the dictionary is not compared with its baselines")
+        return
     compared = compare(context, source, found)
     table = compared.table
     own = table.iloc[0]

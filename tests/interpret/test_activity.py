@@ -102,7 +102,7 @@ def test_top_genes_break_ties_by_position_and_drop_zeros():
 def test_the_background_is_the_expressed_genes(rng):
     counts = sp.random(300, 6, 0.0, format="csr", dtype=np.float32).tolil()
     counts[0, 0], counts[0, 1], counts[:2, 2] = 1, 4, 1
-    mean, share = gene_expression(sp.csr_matrix(counts), np.array([0, 1, 2, 5]))
+    mean, share = gene_expression(sp.csr_matrix(counts), np.array([0, 1, 2, 5]), np.arange(300))
     np.testing.assert_allclose(mean, [1 / 300, 4 / 300, 2 / 300, 0])
     np.testing.assert_allclose(share, [1 / 300, 1 / 300, 2 / 300, 0])
     assert background(mean, share).tolist() == [False, True, True, False]
