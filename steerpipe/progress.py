@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; on a terminal scores within their null (evaluate.tables.GREY) are grey."""
+        text = super().format(record)
+        return re.sub(r"~[^\s]+", "\x1b[90m\\g<0>\x1b[0m", text) if self.stream.isatty() else text
 
 
 class Rate(ProgressColumn):

@@ -109,6 +109,10 @@ class Run:
         """Write a table as CSV."""
         save_table(self.path, name, frame)
 
+    def text(self, name: str, lines: Sequence[str]) -> None:
+        """Write name.txt, one line each."""
+        _replace(self.path / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
         """Write plots/name.png and .svg, with the CSV behind them."""
         save_figure(self.path, name, figure, data)

@@ -1,8 +1,11 @@
-"""What the benchmarks keep on disk is not taken for figures of other weights."""
+"""The benchmarks find what they measure; what they keep on disk is not taken for figures of other weights."""
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
+import pytest
 
 from benchmarks.sae import tokens
 
@@ -16,3 +19,8 @@ def test_tokens_of_other_weights_are_made_anew(tmp_path, monkeypatch):
     assert tokens.current(file)
     monkeypatch.setattr(tokens, "weights", lambda: "others")
     assert not tokens.current(file)
+
+
+@pytest.mark.parametrize("name", ["annotate", "extract", "fit", "manifold", "mini", "sae.planted", "sae.settings", "sae.tokens"])
+def test_every_benchmark_is_one_of_this_package(name):
+    assert importlib.import_module(f"benchmarks.{name}").__doc__

@@ -11,7 +11,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "steerpipe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MIDDLE = {"models", "activations", "sae", "interpret", "steering", "evaluate", "plot", "report"}
-BASE = {"data", "checks", "config", "config_sae", "config_studies", "errors", "device", "digest", "progress", "tracking"}
+BASE = {
+    "data",
+    "checks",
+    "config",
+    "config_sae",
+    "config_steering",
+    "config_studies",
+    "errors",
+    "device",
+    "digest",
+    "progress",
+    "tracking",
+}
 
 
 def part_of(path):

@@ -62,7 +62,7 @@ def add(task: Callable[[DictConfig], None]) -> None:
         resolve: Resolve = False,
         info: Info = None,
         config_dir: ConfigDir = None,
-        plan: Annotated[bool, typer.Option("--plan", help="Print what extraction would cost, and stop.")] = False,
+        plan: Annotated[bool, typer.Option("--plan", help="Print what extraction and the nulls would cost, and stop.")] = False,
         quiet: Annotated[
             bool, typer.Option("--quiet", "-q", help="Warnings and the run folder alone; no progress bars.")
         ] = False,
@@ -72,7 +72,7 @@ def add(task: Callable[[DictConfig], None]) -> None:
             os.environ[QUIET] = "1"
         loud = [("handlers.console", "WARNING")] * quiet + [("loggers.steerpipe", "DEBUG")] * verbose
         levels = [f"hydra.job_logging.{where}.level={level}" for where, level in loud]
-        planned = ["extract.plan=true"] if plan else []
+        planned = ["extract.plan=true", f"extract.plan_of={task.__name__}"] if plan else []
         words = [*(overrides or []), *planned, *levels]
         forward(tasks.extract if plan else task, words, _flags(multirun, cfg, resolve, info, config_dir))
 

@@ -86,7 +86,7 @@ def _disk(error: OSError) -> SteerError | None:
 def _composition(error: BaseException) -> SteerError:
     """The line for what Hydra or OmegaConf refuses while a config is put together."""
     from .hydra import groups
-    from .schema import GROUPS
+    from .schema import GROUPS, unknown_key
 
     text = " ".join([str(error), str(error.__cause__ or "")])
     missing = getattr(error, "missing_cfg_file", None)
@@ -101,7 +101,7 @@ def _composition(error: BaseException) -> SteerError:
             return unknown("key or group", key, [*sorted(groups()), *_plain()])
         schema = GROUPS.get(group)
         fields = list(getattr(schema, "__dataclass_fields__", {})) or sorted(groups())
-        return unknown(f"key in {group}", key, fields)
+        return unknown_key(group, key, fields)
     if hit := re.search(r"Could not override '([^']*)'\.?\s*(.*)", text, re.S):
         return unknown("key or group", hit[1], [*sorted(groups()), *_plain()])
     if hit := re.search(r"Ambiguous value for argument '([^']*)'", text):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from .. import config, config_sae, config_studies
+from .. import config, config_sae, config_steering, config_studies
 from ..errors import SteerError, unknown
 
 GROUPS: dict[str, Any] = {
@@ -19,9 +20,9 @@ GROUPS: dict[str, Any] = {
     "annotate": config_sae.AnnotateConfig,
     "feature": config_sae.FeatureConfig,
     "contrast": config.ContrastConfig,
-    "objective": config.ObjectiveConfig,
-    "lambda": config.LambdaConfig,
-    "evaluate": config.EvaluateConfig,
+    "objective": config_steering.ObjectiveConfig,
+    "lambda": config_steering.LambdaConfig,
+    "evaluate": config_steering.EvaluateConfig,
     "score": config_sae.ScoreConfig,
     "stability": config_sae.StabilityConfig,
     "pretrain": config.PretrainConfig,
@@ -30,7 +31,20 @@ GROUPS: dict[str, Any] = {
     "pareto": config_studies.ParetoConfig,
     "tracker": config.TrackerConfig,
 }
+GONE = {
+    "contrast.held_out": "dataset.test_share",
+    "sae.held_out": "dataset.test_share",
+    "sae.split_seed": "dataset.split_seed",
+}
+"""Settings of earlier versions, and what took their place."""
 PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
+
+
+def unknown_key(group: str, key: str, allowed: Iterable[str]) -> SteerError:
+    """Return the error for a key that a group does not have."""
+    if now := GONE.get(f"{group}.{key}"):
+        return SteerError(f"{group}.{key} is gone: {now} sets the same test cells apart for every command; write {now}=...")
+    return unknown(f"key in {group}", key, allowed)
 
 
 def register() -> None:
@@ -55,7 +69,7 @@ def from_hydra(cfg: DictConfig) -> config.Config:
             raise SteerError(f"the group {group} cannot be left out; choose one of its files, see: steer fit --help")
         for key in cfg[group]:  # `+sae.new=1` gets past Hydra
             if key not in schema.__dataclass_fields__:
-                raise unknown(f"key in {group}", key, schema.__dataclass_fields__)
+                raise unknown_key(group, str(key), schema.__dataclass_fields__)
     parts = {group: OmegaConf.to_object(cfg[group]) for group in GROUPS}
     parts["lam"] = parts.pop("lambda")
     return config.Config(**parts, **{name: cfg[name] for name in PLAIN})  # type: ignore[arg-type]

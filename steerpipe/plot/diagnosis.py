@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
+from ..evaluate.inference import LEVEL
 from ..evaluate.recruitment import THRESHOLDS
-from .style import COLOURS, note, styled, subplots
+from .style import COLOURS, GREY, note, styled, subplots
 
 OBJECTIVES = ("latent", "expression")
 STYLES = ("-", "--", "-.", ":")
@@ -25,7 +26,7 @@ def recruitment(cap: pd.DataFrame, path: pd.DataFrame, features: pd.DataFrame, *
     ----------
     cap : columns n_genes, top_n, n_1e-06, n_0.1, de_up_unseen_change, de_down_unseen_change
     path : columns objective, ratio, n_1e-06, n_0.05, n_0.1, n_0.3
-    features : columns objective, activation, activation_floor, effect, effect_floor, stability, verdict
+    features : columns objective, activation, activation_floor, effect, effect_floor, null_p, stability, verdict
     stable : share of refits that counts as stable
     """
     figure, (a, b, c, d) = subplots(2, 2, width=9.4, height=7.2)
@@ -132,12 +133,16 @@ def _floors(ax: Axes, features: pd.DataFrame, stable: float) -> None:
         y = np.where(some["effect_floor"] > 0, y, np.where(some["effect"] > some["effect_floor"], 20, -20))
         firm = (some["stability"] >= stable).to_numpy()
         x, y = np.clip(x.to_numpy(), 0.05, 20), np.clip(np.asarray(y), -20, 20)
-        for chosen, face in ((firm, COLOURS[objective]), (~firm, "none")):
-            ax.scatter(x[chosen], y[chosen], s=26, facecolors=face, edgecolors=COLOURS[objective], linewidths=1)
+        within = (some["null_p"] > LEVEL).to_numpy()
+        for grey in (False, True):
+            edge = GREY if grey else COLOURS[objective]
+            for chosen, face in ((firm & (within == grey), edge), (~firm & (within == grey), "none")):
+                ax.scatter(x[chosen], y[chosen], s=26, facecolors=face, edgecolors=edge, linewidths=1)
         above = int(((x > 1) & (y > 1)).sum())
         ax.scatter([], [], s=26, color=COLOURS[objective], label=f"{objective}: {above} of {len(some)} above both")
         shown.append(x)
         lowest = min(lowest, y.min(initial=0))
+    ax.scatter([], [], s=26, color=GREY, label="within the permutation null")
     ax.scatter([], [], s=26, facecolors="none", edgecolors="black", label=f"in fewer than {stable:.0%} of the refits")
     ax.axhline(1, color="black", lw=0.8, ls="--")
     ax.axvline(1, color="black", lw=0.8, ls="--")

@@ -7,17 +7,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..evaluate.inference import LEVEL
+from ..evaluate.population import permutation_p
 from ..evaluate.recruitment import THRESHOLDS
-from .style import COLOURS, note, styled, subplots
+from .style import COLOURS, colour, note, styled, subplots
 
 
 @styled
 def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
-    """Draw change of distance to the target, per held-out cell, of both objectives in both geometries.
+    """Draw change of distance to the target, per held-out cell, of each recipe in both geometries, with its null drawn in.
 
     Parameters
     ----------
-    cells : columns recipe, space, change (after / before - 1, negative is closer)
+    cells : columns recipe, kind (recipe, null), space, cell, change (after / before - 1, negative is closer); rows of kind null
+        are the same cells under the recipes of the permutation null
     """
     rows = {
         "latent space": {"layer": "steered layer", "final": "final LayerNorm", "layer_nearest": "10 nearest\ntarget cells"},
@@ -31,44 +34,54 @@ def mirror_boxplot(cells: pd.DataFrame, caption: str) -> Figure:
     scored = set(cells["space"])  # a model without an output head has no expression to be scored in
     rows = {title: {name: label for name, label in spaces.items() if name in scored} for title, spaces in rows.items()}
     rows = {title: spaces for title, spaces in rows.items() if spaces}
-    objectives = [name for name in ("latent", "expression") if name in set(cells["recipe"])]
-    width = max(6.4, 4.2 * len(objectives))  # the line above the figure is that long
-    figure, axes = subplots(len(rows), len(objectives), width=width, height=2.8 * len(rows), sharey="row")
-    for ax, (objective, (title, spaces)) in zip(
-        axes, [(objective, row) for row in rows.items() for objective in objectives], strict=True
-    ):
-        for j, name in enumerate((objective, f"random features, as {objective}")):
-            mine = cells[cells["recipe"] == name]
+    recipes = list(dict.fromkeys(cells.loc[cells["kind"] == "recipe", "recipe"]))
+    width = max(6.4, 4.2 * len(recipes))  # the line above the figure is that long
+    figure, axes = subplots(len(rows), len(recipes), width=width, height=2.8 * len(rows), sharey="row")
+    for ax, (recipe, (title, spaces)) in zip(axes, [(recipe, row) for row in rows.items() for recipe in recipes], strict=True):
+        for j, kind in enumerate(("recipe", "null")):
+            mine = cells[(cells["recipe"] == recipe) & (cells["kind"] == kind)]
             data = [100 * mine.loc[mine["space"] == space, "change"].to_numpy() for space in spaces]
             if not len(mine):
                 continue
             at = np.arange(len(spaces)) + 0.36 * (j - 0.5)
-            colour = COLOURS[objective] if j == 0 else COLOURS["control"]
-            outliers = {"ms": 2, "markeredgecolor": colour}
-            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, flierprops=outliers)
-            for patch in box["boxes"]:
-                patch.set(facecolor=colour, alpha=0.85)
+            face = colour(recipe) if j == 0 else COLOURS["control"]
+            within = [j == 0 and _within_null(cells[cells["recipe"] == recipe], space) for space in spaces]
+            outliers = {"ms": 2, "markeredgecolor": face}
+            box = ax.boxplot(data, positions=at, widths=0.3, patch_artist=True, flierprops=outliers, showfliers=j == 0)
+            for patch, pale in zip(box["boxes"], within, strict=True):
+                patch.set(facecolor="white" if pale else face, alpha=0.85)
             for line in box["medians"]:
                 line.set_color("black")
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(spaces)), list(spaces.values()))
-        ax.set_title(f"{objective} objective, scored in {title}", loc="left")
+        ax.set_title(f"{recipe}, scored in {title}", loc="left")
     beyond = 0
-    for ax, spaces in zip(axes[:: len(objectives)], rows.values(), strict=True):
+    for ax, spaces in zip(axes[:: len(recipes)], rows.values(), strict=True):
         ax.set_ylabel("change of distance\nto the target [%]")
         here = cells[cells["space"].isin(list(spaces))]
-        own = 100 * here.loc[here["recipe"].isin(objectives), "change"]
+        own = 100 * here.loc[here["kind"] == "recipe", "change"]
         margin = 0.15 * max(own.max() - own.min(), 1.0)
-        low, high = min(own.min(), 0) - margin, max(own.max(), 0) + margin  # a control's outlier would flatten every box
-        drawn = here["recipe"].isin([f"random features, as {name}" for name in objectives])
-        beyond += int((~(100 * here.loc[drawn, "change"]).between(low, high)).sum())
+        low, high = min(own.min(), 0) - margin, max(own.max(), 0) + margin  # a null's outlier would flatten every box
+        beyond += int((~(100 * here.loc[here["kind"] == "null", "change"]).between(low, high)).sum())
         ax.set_ylim(low, high)
-    n = cells.loc[cells["recipe"] == objectives[0], "cell"].nunique()
+    n = cells.loc[cells["kind"] == "recipe", "cell"].nunique()
+    deals = cells.loc[cells["kind"] == "null", "deal"].nunique() if "deal" in cells else 0
     hidden = f" ({beyond:,} values beyond the axes)" if beyond else ""
-    grey = f"grey, beside each box: random features, same strengths{hidden}"
+    dealt = f"grey: the same fit to cells dealt at random between the sides, {deals} times{hidden}; white: no better than those"
+    grey = dealt if deals else ""
     figure.suptitle(f"{n} held-out source cells; below 0 is closer to the held-out target cells\n{grey}", fontsize=9.5)
     note(figure, caption)
     return figure
+
+
+def _within_null(cells: pd.DataFrame, space: str) -> bool:
+    """Whether the recipe's median change is no better than that of its null's deals, p > .05."""
+    here = cells[cells["space"] == space]
+    null = here[here["kind"] == "null"]
+    if not len(null):
+        return False
+    medians = null.groupby("deal")["change"].median().to_numpy()
+    return bool(permutation_p(float(here.loc[here["kind"] == "recipe", "change"].median()), medians, "lower").p > LEVEL)
 
 
 @styled
@@ -84,10 +97,11 @@ def before_after(cells: pd.DataFrame, caption: str) -> Figure:
     figure, axes = subplots(1, len(spaces), width=max(5.6, 3.2 * len(spaces)), height=3.4)
     for ax, (space, title) in zip(axes, spaces.items(), strict=True):
         here = cells[cells["space"] == space]
-        for name in ("latent", "expression"):
+        for name, mark in zip(dict.fromkeys(here["recipe"]), "oDs^vPX*", strict=False):
             some = here[here["recipe"] == name]
-            label = f"{name}: {(some['after'] < some['before']).mean():.0%} closer" if len(some) else None
-            ax.scatter(some["before"], some["after"], s=12, alpha=0.7, color=COLOURS[name], label=label, linewidths=0)
+            label = f"{name}: {(some['after'] < some['before']).mean():.0%} closer"
+            before, after = some["before"], some["after"]
+            ax.scatter(before, after, s=12, alpha=0.7, color=colour(name), marker=mark, linewidths=0, label=label)
         limits = [here[["before", "after"]].to_numpy().min() * 0.95, here[["before", "after"]].to_numpy().max() * 1.05]
         ax.plot(limits, limits, color="black", lw=0.8, zorder=0)
         ax.set(xlim=limits, ylim=limits, xlabel="distance before", title=title)
@@ -105,15 +119,15 @@ def sparsity(paths: pd.DataFrame, caption: str) -> Figure:
     ----------
     paths : columns objective, ratio (lambda over lambda_max), n_1e-06, n_0.05, n_0.1, n_0.3
     """
-    objectives = [name for name in ("latent", "expression") if name in set(paths["objective"])]
+    objectives = list(dict.fromkeys(paths["objective"]))
     figure, axes = subplots(1, len(objectives), width=4.2 * len(objectives), height=3.3, sharey=True, sharex=True)
     styles = ("-", "--", "-.", ":")
     for ax, objective in zip(axes, objectives, strict=True):
         some = paths[paths["objective"] == objective].sort_values("ratio")
         for threshold, style in zip(THRESHOLDS, styles, strict=True):
-            marker = "o" if objective == "expression" else None
+            marker = "o" if len(some) < 15 else None
             label = "non-zero" if threshold == THRESHOLDS[0] else f"|theta| > {threshold:g}"
-            ax.plot(some["ratio"], some[f"n_{threshold:g}"], style, color=COLOURS[objective], marker=marker, ms=3, label=label)
+            ax.plot(some["ratio"], some[f"n_{threshold:g}"], style, color=colour(objective), marker=marker, ms=3, label=label)
         ax.set(xscale="log", xlabel="lambda / lambda_max", title=f"{objective} objective ({len(some)} points)")
         ax.legend(fontsize=7.5)
     axes[0].invert_xaxis()
@@ -137,7 +151,7 @@ def feature_counts(counts: pd.DataFrame, caption: str) -> Figure:
         some = counts[counts["objective"] == objective].sort_values("threshold")
         at = np.arange(len(some)) + width * (j - (len(objectives) - 1) / 2)
         label = f"{objective} (lambda {some['ratio'].iloc[0]:.3g} of its maximum)"
-        ax.bar_label(ax.bar(at, some["n"], width * 0.95, color=COLOURS[objective], label=label))
+        ax.bar_label(ax.bar(at, some["n"], width * 0.95, color=colour(objective), label=label))
     names = ["non-zero", *(f"> {t:g}" for t in THRESHOLDS[1:])]
     ax.set_xticks(range(len(names)), names)
     ax.set(xlabel="threshold on |theta|", ylabel="features recruited")

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from .style import COLOURS, note, styled, subplots
+from ..evaluate.inference import LEVEL
+from .style import COLOURS, GREY, colour, note, styled, subplots
 
 MOST = 25
 """Features that a waterfall shows, strongest first."""
@@ -33,8 +34,8 @@ def waterfall(features: pd.DataFrame, caption: str) -> Figure:
         order = every["theta"].abs().sort_values(ascending=False, kind="stable").index[:MOST]
         some = every.loc[order]
         at = np.arange(len(some))
-        faces = [to_rgba(COLOURS[objective], 1.0 if value > 0 else 0.35) for value in some["theta"]]
-        ax.barh(at, some["theta"], color=faces, edgecolor=COLOURS[objective], height=0.75)
+        faces = [to_rgba(colour(objective), 1.0 if value > 0 else 0.35) for value in some["theta"]]
+        ax.barh(at, some["theta"], color=faces, edgecolor=colour(objective), height=0.75)
         names = [f"{row.feature} {_short(str(row.label))}".rstrip() for row in some.itertuples()]
         ax.set_yticks(at, names, fontsize=7)
         ax.set_ylim(max(n, 6) - 0.4, -0.6)
@@ -70,7 +71,7 @@ def umap(points: pd.DataFrame, caption: str) -> Figure:
             start = before.loc[after.index]
             for a, b in zip(start[["x", "y"]].to_numpy(), after[["x", "y"]].to_numpy(), strict=True):
                 ax.plot([a[0], b[0]], [a[1], b[1]], color="black", lw=0.35, alpha=0.4, zorder=1)
-            ax.scatter(after["x"], after["y"], s=16, color=COLOURS[recipe], linewidths=0, label="held out, steered")
+            ax.scatter(after["x"], after["y"], s=16, color=colour(recipe), linewidths=0, label="held out, steered")
             ax.set_title(f"{recipe} objective", loc="left")
         ax.set(xticks=[], yticks=[], xlabel="UMAP 1")
         handles, labels = ax.get_legend_handles_labels()
@@ -84,17 +85,20 @@ def umap(points: pd.DataFrame, caption: str) -> Figure:
 
 @styled
 def pareto(front: pd.DataFrame, caption: str) -> Figure:
-    """Draw the mixed objective's trade between latent and expression distance on held-out cells, weight by weight.
+    """Draw how much of the gap the mixed objective closes in the layer and in predicted expression, weight by weight.
 
     Parameters
     ----------
-    front : columns recipe, weight (NaN for controls), n (features), layer_change, de_change
+    front : columns recipe, weight (NaN for controls), n (features), layer_gap, expression_gap, each with its p (`_p`); held-out
+        cells. A point that is within its null in both is hollow
     """
     figure, (ax,) = subplots(1, 1, width=5.6, height=4.4)
     curve = front[front["weight"].notna()].sort_values("weight")
-    x, y = 100 * curve["layer_change"], 100 * curve["de_change"]
+    x, y = curve["layer_gap"], curve["expression_gap"]
     ax.plot(x, y, "-", color="#555555", lw=1, zorder=1)
     dots = ax.scatter(x, y, c=curve["weight"], cmap="viridis", s=42, zorder=2, edgecolors="black", linewidths=0.5)
+    within = curve[(curve["layer_gap_p"] > LEVEL) & (curve["expression_gap_p"] > LEVEL)]
+    ax.scatter(within["layer_gap"], within["expression_gap"], color="white", edgecolors=GREY, s=42, zorder=3)
     left, last = False, (np.inf, np.inf)
     for a, b, row in zip(x, y, curve.itertuples(), strict=True):
         near = abs(a - last[0]) < 0.15 * np.ptp(x) and abs(b - last[1]) < 0.05 * np.ptp(y)
@@ -105,13 +109,12 @@ def pareto(front: pd.DataFrame, caption: str) -> Figure:
     marks = dict(zip(dict.fromkeys(front.loc[front["weight"].isna(), "recipe"]), "Xs^vDP", strict=False))
     for name, mark in marks.items():
         some = front[front["recipe"] == name]
-        ax.scatter(100 * some["layer_change"], 100 * some["de_change"], marker=mark, color=COLOURS["control"], s=36, label=name)
-    ax.axhline(0, color="black", lw=0.6)
-    ax.axvline(0, color="black", lw=0.6)
-    ax.set(
-        xlabel="latent distance (steered layer), median change [%]", ylabel="DE genes, mean of up and down,\nmedian change [%]"
-    )
-    ax.set_title("held-out cells; lower left is better in both; weight: features recruited", loc="left")
+        ax.scatter(some["layer_gap"], some["expression_gap"], marker=mark, color=COLOURS["control"], s=36, label=name)
+    for value, style in ((0, "-"), (1, ":")):
+        ax.axhline(value, color="black", lw=0.6, ls=style)
+        ax.axvline(value, color="black", lw=0.6, ls=style)
+    ax.set(xlabel="gap closed at the steered layer", ylabel="gap closed in predicted expression (DE genes)")
+    ax.set_title("held-out cells; 1 is arrival; weight: features; hollow: within the null", loc="left")
     ax.margins(0.15)
     ax.legend(loc="best")
     figure.colorbar(dots, ax=ax, label="weight of the latent term (0: expression alone)")

@@ -15,6 +15,16 @@ from matplotlib.figure import Figure
 COLOURS = {"latent": "#0072b2", "expression": "#d55e00", "control": "#bdbdbd"}
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
 
+GREY = "#9a9a9a"
+"""Scores within their null."""
+
+
+def colour(label: str) -> str:
+    """Return the colour of a recipe by its objective, whatever its form: `latent (cell)` is latent's."""
+    name = label.split(",")[0].split(" (")[0].removesuffix("_final")
+    return COLOURS.get(name, COLOURS["expression"] if name == "mixed" else COLOURS["control"])
+
+
 RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9.5,

@@ -6,39 +6,47 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..evaluate.inference import LEVEL
 from .style import COLOURS, note, styled, subplots
 
 
 @styled
 def matrix(scores: pd.DataFrame, caption: str) -> Figure:
-    """Draw the median change of distance of each scored type (columns) under each recipe (rows).
+    """Draw the change of E-distance of each scored type (columns) under each recipe (rows); grey where its null does as well.
 
     Parameters
     ----------
-    scores : columns score_on, fit_on, relation, objective, kind, space, closer, change
+    scores : columns score_on, fit_on, objective, kind, space, score, value, p
     """
-    some = scores[scores["kind"] == "recipe"]
-    spaces = {"layer": "latent space", "de_up": "DE genes up", "de_down": "DE genes down"}
+    every = scores[scores["kind"] == "recipe"]
+    some = every[every["score"].isin(["edistance", "gap"])]
+    spaces = {"layer": "steered layer", "expression": "predicted expression"}
     spaces = {name: title for name, title in spaces.items() if name in set(some["space"])}
     objectives = list(dict.fromkeys(some["objective"]))
     columns = list(dict.fromkeys(some["score_on"]))
     order = [*columns, *(name for name in dict.fromkeys(some["fit_on"]) if name not in columns)]
-    side = 0.75 * len(columns)
+    side = 0.95 * len(columns)
     figure, axes = subplots(
-        len(objectives), len(spaces), width=2.2 + (side + 0.6) * len(spaces), height=1 + (side + 1) * len(objectives)
+        len(objectives), len(spaces), width=2.4 + (side + 0.6) * len(spaces), height=1 + (side + 1) * len(objectives)
     )
     for i, objective in enumerate(objectives):
         for j, (space, title) in enumerate(spaces.items()):
             ax = axes[i * len(spaces) + j]
             here = some[(some["objective"] == objective) & (some["space"] == space)]
-            table = here.pivot_table(index="fit_on", columns="score_on", values="change").loc[order, columns]
-            share = here.pivot_table(index="fit_on", columns="score_on", values="closer").loc[order, columns]
-            image = ax.imshow(100 * table, cmap="RdBu_r", vmin=-60, vmax=60, aspect="auto")
-            for (row, column), value in np.ndenumerate(100 * table.to_numpy()):
-                text = f"{value:+.0f}%\n{share.to_numpy()[row, column]:.0%} closer"
-                ax.text(
-                    column, row, text, ha="center", va="center", fontsize=6.5, color="white" if abs(value) > 40 else "black"
-                )
+            wide = {
+                (name, column): part.pivot_table(index="fit_on", columns="score_on", values=column, dropna=False)
+                .reindex(index=order, columns=columns)
+                .to_numpy()
+                for name, part in here.groupby("score")
+                for column in ("value", "p")
+            }
+            distance = 100 * wide["edistance", "value"]
+            image = ax.imshow(distance, cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto")
+            for (row, column), value in np.ndenumerate(distance):
+                within = wide["edistance", "p"][row, column] > LEVEL
+                dark = "#777777" if within else "white" if abs(value) > 60 else "black"
+                text = f"{value:+.0f}%\ngap {wide['gap', 'value'][row, column]:.2f}"
+                ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=dark)
             ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
             ax.set_yticks(range(len(order)), order if j == 0 else [""] * len(order))
             ax.axhline(len(columns) - 0.5, color="black", lw=1.2)
@@ -47,8 +55,8 @@ def matrix(scores: pd.DataFrame, caption: str) -> Figure:
                 ax.set_ylabel("fitted on")
             if i == len(objectives) - 1:
                 ax.set_xlabel("scored on held-out cells of")
-    figure.colorbar(image, ax=axes, label="median change of distance to the type's own target [%]", shrink=0.7)
-    note(figure, caption)
+    figure.colorbar(image, ax=axes, label="change of E-distance to the type's own target [%]", shrink=0.7)
+    note(figure, f"{caption} · grey: within the permutation null (drawn for the diagonal and for all others)")
     return figure
 
 

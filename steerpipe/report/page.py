@@ -18,7 +18,12 @@ import numpy as np
 import pandas as pd
 
 from ..config import EMBEDDED
+from ..data.contrast import side_names
+from ..evaluate.inference import LEVEL
+from ..evaluate.tables import GREY, SHOWN, cell
 
+FIRST = ("headline", "mirror_boxplot", "plane")
+"""The figures that a page begins with."""
 MAX_ROWS = 300
 MAX_SVG = 700_000
 SPACES = {
@@ -30,9 +35,13 @@ SPACES = {
     "de_up_unseen": "DE up, unseen",
     "de_down_unseen": "DE down, unseen",
 }
+POPULATIONS = {"layer": "steered layer", "final": "final LayerNorm", "expression": "predicted expression"}
 NOTES = {
-    "scores": "Held-out cells. Share of cells that end closer to the target (median change of distance; below 0 is closer). "
-    "The first rows are the fits, each scored in both geometries; the others are controls, which say what it means.",
+    "headline": "Held-out cells as a population. E-distance to the target: -100 % is arrival; gap: 0 nothing, 1 arrived; "
+    "orthogonal: what else moved; probe: mean p(target); C2ST: .5 cannot be told from real target cells; spread: below 1 is "
+    "contracted. Grey: fits to cells dealt at random between the sides do as well (p > 0.05). First the fits, then controls.",
+    "scores": "The published reading. Held-out cells: share that ends closer to the target (median change of distance; below 0 "
+    "is closer). One recipe moves all cells alike: they are no replicates of it, and shrinking together is closer too.",
     "recipe": "Features with theta = alpha - 1 other than 0, strongest first. alpha = 1 changes nothing.",
     "markers": "Share of the gap between source and target that steering closes, predicted: 0 none, 1 all, below 0 "
     "the wrong way.",
@@ -42,7 +51,7 @@ CITE = (
     "steerpipe {version}. The published steering study: “Dissecting and Steering Cell Identity in a Single-Cell Foundation "
     "Model Using Sparse Autoencoders”, MLGenX 2026 (OpenReview 6B3zp01ubG).",
     "AIDO.Cell: Ho et al. 2024, “Scaling dense representations for single cell with transcriptome-scale context”.",
-    "TopK sparse autoencoders: Gao et al. 2024, arXiv:2406.04093. Proximal steps (SpaRSA): Wright, Nowak and Figueiredo 2009.",
+    "TopK sparse autoencoders: Gao et al. 2024, arXiv:2406.04093. Proximal quasi-Newton: Lee, Sun and Saunders 2014.",
 )
 CLAIMS = (
     "That steering a model's activations says what a real cell would do: this is a statement about the model.",
@@ -73,7 +82,8 @@ def run_page(folder: Path) -> str:
     manifest, metrics = _json(folder / "manifest.json"), _json(folder / "metrics.json")
     tables = []
     if (folder / "scores.csv").is_file():
-        tables.append(_scores(pd.read_csv(folder / "scores.csv")))
+        scores = pd.read_csv(folder / "scores.csv")
+        tables += [_headline(scores), _per_cell(scores)]
     features = _features(folder)
     for file in sorted(folder.glob("recipe*.csv")):
         title = " ".join(["Recipe", *file.stem.split("_")[1:]])
@@ -96,7 +106,9 @@ def run_page(folder: Path) -> str:
         if file.stem not in known:
             tables.append(_frame(file.stem.replace("_", " ").capitalize(), pd.read_csv(file)))
     stage = manifest.get("stage", "run")
-    return _render(f"steer {stage}", [manifest], tables, _figures(folder, ""))
+    conclusion = folder / "conclusion.txt"
+    lines = conclusion.read_text().splitlines() if conclusion.is_file() else []
+    return _render(f"steer {stage}", [manifest], tables, _figures(folder, ""), lines)
 
 
 def sweep_page(name: str, manifests: Sequence[Mapping[str, Any]], columns: list[str], rows: list[dict[str, Any]]) -> str:
@@ -123,7 +135,9 @@ def write_page(path: Path, html: str) -> None:
     beside.replace(path)
 
 
-def _render(title: str, manifests: list[Any], tables: list[Table], figures: list[dict[str, str]]) -> str:
+def _render(
+    title: str, manifests: list[Any], tables: list[Table], figures: list[dict[str, str]], conclusion: Sequence[str] = ()
+) -> str:
     from jinja2 import Environment, StrictUndefined
 
     source = files("steerpipe.report").joinpath("template.html").read_text()
@@ -142,6 +156,8 @@ def _render(title: str, manifests: list[Any], tables: list[Table], figures: list
         first=first,
         what=_what(first.get("config", {})),
         warnings=warnings,
+        conclusion=conclusion,
+        grey=GREY,
         tables=tables,
         figures=figures,
         config=json.dumps(first.get("config", {}), indent=1),
@@ -156,12 +172,31 @@ def _what(config: Mapping[str, Any]) -> str:
         return ""
     data = config["dataset"].get("path") or config["dataset"]["name"]
     contrast = config.get("contrast", {})
-    return f"{config['model']['path']} · {data} · {contrast.get('source')} → {contrast.get('target')}"
+    sides = side_names(contrast.get("source"), contrast.get("target"), halves=contrast.get("halves", False))
+    return f"{config['model']['path']} · {data} · {' → '.join(sides)}"
 
 
-def _scores(scores: pd.DataFrame) -> Table:
-    """The 2 x 2 table and its controls: a row a recipe, a column a space, held-out cells."""
-    held = scores[scores["split"] == "held"]
+def _headline(scores: pd.DataFrame) -> Table:
+    """Did the population change identity? A row a recipe and space, a column a score; within its null is grey."""
+    held = scores[(scores["split"] == "held") & scores["score"].isin(list(SHOWN))]
+    rows: list[list[tuple[str, Any]]] = []
+    strong: set[int] = set()
+    for (recipe, space), group in held.groupby(["recipe", "space"], sort=False):
+        if (group["kind"] == "recipe").any():
+            strong.add(len(rows))
+        table = group.set_index("score")
+        row = [_cell(str(recipe)), _cell(POPULATIONS.get(str(space), str(space)))]
+        for name in SHOWN:
+            there = name in table.index
+            value, p = (float(table.loc[name, key]) if there else np.nan for key in ("value", "p"))
+            row.append((cell(name, value, p), value if np.isfinite(value) else ""))
+        rows.append(row)
+    return Table("Did the population change identity?", ["recipe", "space", *SHOWN.values()], rows, NOTES["headline"], strong)
+
+
+def _per_cell(scores: pd.DataFrame) -> Table:
+    """The published reading: a row a recipe, a column a space, held-out cells."""
+    held = scores[(scores["split"] == "held") & scores["score"].isin(["closer", "change"])]
     spaces = [space for space in SPACES if space in set(held["space"])]
     rows: list[list[tuple[str, Any]]] = []
     strong: set[int] = set()
@@ -169,16 +204,17 @@ def _scores(scores: pd.DataFrame) -> Table:
         if (group["kind"] == "recipe").any():
             strong.add(len(rows))
         row = [_cell(str(recipe))]
-        by_space = group.set_index("space")
+        table = group.set_index(["space", "score"])
         for space in spaces:
-            if space not in by_space.index:
-                row.append(("", -np.inf))
+            if (space, "change") not in table.index:
+                row.append(("", ""))
                 continue
-            closer, change = by_space.loc[space, "closer"], by_space.loc[space, "change"]
-            share = "" if pd.isna(closer) else f"{closer:.0%} "
-            row.append((f"{share}({change:+.1%})", float(change)))
+            change, p = table.loc[(space, "change"), ["value", "p"]].astype(float)
+            share = f"{table.loc[(space, 'closer'), 'value']:.0%} " if (space, "closer") in table.index else ""
+            grey = GREY if np.isfinite(p) and p > LEVEL else ""
+            row.append((f"{grey}{share}({change:+.1%})", float(change)))
         rows.append(row)
-    return Table("Scores", ["recipe", *(SPACES[space] for space in spaces)], rows, NOTES["scores"], strong)
+    return Table("Distances per cell", ["recipe", *(SPACES[space] for space in spaces)], rows, NOTES["scores"], strong)
 
 
 def _features(folder: Path) -> list[pd.DataFrame]:
@@ -221,7 +257,8 @@ def _minus(right: Any, left: Any) -> Any:
 def _figures(folder: Path, prefix: str) -> list[dict[str, str]]:
     """Every figure of a run folder as inline SVG, or as a PNG where that is much smaller."""
     found = []
-    for number, file in enumerate(sorted((folder / "plots").glob("*.svg"))):
+    files = sorted((folder / "plots").glob("*.svg"), key=lambda file: (file.stem not in FIRST, file.name))
+    for number, file in enumerate(files):
         title = prefix + file.stem.replace("_", " ")
         if file.stat().st_size <= MAX_SVG:
             markup = _inline(file.read_text(), f"{prefix[:1]}{number}-")

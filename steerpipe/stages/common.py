@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..config import EMBEDDED, Config
 from ..run import Run
@@ -29,3 +32,11 @@ def sae_phrase(config: Config) -> str:
     """Return the SAE as captions name it."""
     path = config.sae.path
     return f"SAE x{config.sae.expansion} k{config.sae.k}" if path is None else f"SAE of {Path(path).name}"
+
+
+def kept(file: Path, compute: Callable[[], np.ndarray]) -> None:
+    """Compute an array unless a killed run has left it; written beside, then renamed."""
+    if not file.is_file():
+        beside = file.with_suffix(".tmp.npy")
+        np.save(beside, compute())
+        beside.replace(file)

@@ -38,16 +38,19 @@ class CellRows:
 
 
 def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, folder: Path, config: ModelConfig) -> None:
-    """Run the contrast's cells through the whole model; a killed run resumes at 64 cells.
+    """Run the contrast's cells through the whole model, held-out cells after the others; a killed run resumes at 64 cells.
 
-    Writes streams.npy float32 (n_source, S, D), every token of the source cells at `layer`, in the order of
-    split.source; counts.npy of their valid genes; and, for all cells in cells.npy, layer.npy and final.npy (., D), mean
+    Rounding may depend on what else is in a batch, so no batch holds fit cells and held-out cells.
+
+    Writes streams.npy float32 (n, S, D), every token of the cells in split.streamed at `layer`, in that order; counts.npy of
+    their valid genes; and, for all cells in cells.npy, layer.npy and final.npy (., D), mean
     streams over valid genes, and expression.npy (., G_valid). With the masked readout also masked_NN.npy, streams with
     one group of genes masked, and groups.npy (G_valid,), each gene's group.
-    Cost: disk n_source * S * D * 4 bytes, times 1 + the number of groups for the masked readout; memory of a batch.
+    Cost: disk n * S * D * 4 bytes, times 1 + the number of groups for the masked readout; memory of a batch.
     """
-    cells = np.sort(np.concatenate([split.source, split.target]))
-    row_of = {int(cell): row for row, cell in enumerate(split.source)}
+    parts = np.concatenate([split.source_fit, split.target_fit]), np.concatenate([split.source_held, split.target_held])
+    chunks = [np.sort(cells)[start : start + CHUNK] for cells in parts for start in range(0, len(cells), CHUNK)]
+    row_of = {int(cell): row for row, cell in enumerate(split.streamed)}
     valid = counts.valid
     read = torch.from_numpy(valid).to(next(model.parameters()).device)
     groups = gene_groups(len(valid), config)
@@ -55,12 +58,10 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
     shape = (len(row_of), model.n_genes + 2, model.arch.hidden_size)
     names = ["streams", *(f"masked_{group:02d}" for group in range(n_groups))]
     out = {name: _open(folder / f"{name}.npy", shape) for name in names}
-    starts = range(0, len(cells), CHUNK)
-    for number, start in enumerate(track(starts, "streams", len(starts))):
+    for number, some in enumerate(track(chunks, "streams", len(chunks))):
         part = folder / f"part_{number:05d}.npz"
         if part.is_file():
             continue
-        some = cells[start : start + CHUNK]
         arrays: dict[str, list[np.ndarray]] = {"layer": [], "final": [], "expression": []}
         done = 0
         for values in model_inputs(model, counts[some], config.batch_size):
@@ -91,7 +92,7 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
         save_part(part, {name: np.concatenate(rows) for name, rows in arrays.items() if rows})  # last: the chunk is whole
     if groups is not None:
         np.save(folder / "groups.npy", groups)
-    _finish(folder, len(starts), cells, counts, split)
+    _finish(folder, chunks, counts, split)
 
 
 def gene_groups(n_valid: int, config: ModelConfig) -> np.ndarray | None:
@@ -125,20 +126,22 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
 
 
 def _keep(out: np.ndarray, row_of: dict[int, int], cells: np.ndarray, stream: Tensor) -> None:
-    """Store the streams of those of the cells that are source cells."""
+    """Store the streams of those of the cells that have a row."""
     for cell, one in zip(cells, stream, strict=True):
         if int(cell) in row_of:
             out[row_of[int(cell)]] = one.float().cpu().numpy()
 
 
-def _finish(folder: Path, n_parts: int, cells: np.ndarray, counts: CellSource, split: Split) -> None:
-    files = [folder / f"part_{number:05d}.npz" for number in range(n_parts)]
+def _finish(folder: Path, chunks: list[np.ndarray], counts: CellSource, split: Split) -> None:
+    files = [folder / f"part_{number:05d}.npz" for number in range(len(chunks))]
+    cells = np.concatenate(chunks)
+    ascending = np.argsort(cells)
     for name, values in join_parts(files).items():
-        np.save(folder / f"{name}.npy", values)
-    np.save(folder / "cells.npy", cells)
-    order = np.argsort(split.source)
+        np.save(folder / f"{name}.npy", values[ascending])
+    np.save(folder / "cells.npy", cells[ascending])
+    order = np.argsort(split.streamed)
     by_row = np.empty((len(order), len(counts.valid)), np.float32)
-    by_row[order] = counts[split.source[order]][:, counts.valid].toarray()
+    by_row[order] = counts[split.streamed[order]][:, counts.valid].toarray()
     np.save(folder / "counts.npy", by_row)
     for file in files:
         file.unlink()

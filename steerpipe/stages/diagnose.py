@@ -9,7 +9,8 @@ import pandas as pd
 
 from ..config import Config
 from ..errors import SteerError
-from ..evaluate.diagnosis import VERDICTS, verdicts
+from ..evaluate.diagnosis import LEVEL, REAL, VERDICTS, calibration, null_p, verdicts
+from ..evaluate.tables import LEGEND, printed
 from ..plot import diagnosis as figures
 from . import diagnosis_parts as parts
 from .checkpoint import require_head
@@ -17,21 +18,25 @@ from .common import Context
 from .experiment import Experiment, prepare
 from .fit import Recipe
 from .plot import caption
-from .scoring import require_multiply
+from .scoring import require_multiply, scored, scorer
 
 log = logging.getLogger(__name__)
-SHOWN = {"layer": "latent (layer)", "final": "latent (final)", "de_up": "DE up", "de_down": "DE down"}
+SPACES = ("layer_", "final_", "expression_", "de_", "steering_de_")
+SHOWN = {"layer_edistance": "E-distance, layer", "layer_gap": "gap, layer", "expression_edistance": "E-distance, expression",
+         "expression_gap": "gap, expression"}  # fmt: skip
 
 
 def main(context: Context) -> None:
     """Run the configured parts, print their tables, and draw them."""
     config, run = context.config, context.run
     _check(config)
-    experiment = prepare(context)
+    experiment = prepare(context, scored=True)
     recipes = parts.fit_both(experiment)
     wanted = config.diagnose.parts
     text = caption(config, str(experiment.activations.policy))
+    how = scorer(experiment)
     tables: dict[str, pd.DataFrame] = {}
+    run.table("scores", pd.concat([scored(experiment, one, how, one.objective) for one in recipes.values()], ignore_index=True))
     ratios = config.diagnose.ratios if "path" in wanted else []
     tables["equal"] = parts.equal_tables(experiment, recipes, ratios)
     if "cap" in wanted:
@@ -49,6 +54,9 @@ def main(context: Context) -> None:
         tables["verdicts"] = verdict_table(tables["features"])
         for row in tables["verdicts"].itertuples():
             run.metrics({f"verdict/{row.features}/{row.verdict}": row.n})
+        tables["calibration"] = calibration_table(experiment, recipes)
+        for row in tables["calibration"].itertuples():
+            run.metrics({f"calibration/{row.objective}/share": row.share})
     if "widths" in wanted:
         tables["widths"] = parts.widths(experiment, config.diagnose.expansions)
         if len(tables["widths"]):
@@ -56,6 +64,11 @@ def main(context: Context) -> None:
     for name, table in tables.items():
         run.table(name, table)
         log.info("%s:\n%s", name, _shown(name, table).to_string(index=False))
+    log.info("%s", LEGEND)
+    if "calibration" in tables:
+        lines = conclusion(tables["features"], tables["calibration"])
+        run.text("conclusion", lines)
+        log.info("%s", "\n".join(lines))
     if {"cap", "path", "verdicts"} <= tables.keys():
         drawn = {name: tables[name] for name in ("cap", "path", "features")}
         figure = figures.recruitment(**drawn, stable=config.diagnose.stable, caption=text)
@@ -78,6 +91,7 @@ def feature_table(experiment: Experiment, recipes: dict[str, Recipe]) -> pd.Data
             frame["activation_floor"] = _activation_floor(experiment)[on]
             effects = parts.effect_floor(experiment, recipe, n_matched=config.n_matched, percentile=config.percentile)
             frame = frame.merge(effects[["feature", "effect", "effect_floor"]], on="feature")
+            frame["null_p"] = null_p(frame["effect"].to_numpy(), parts.null_effects(experiment, recipe))
         if "stability" in config.parts:
             sizes = {"n_refits": config.n_refits, "n_cells": config.refit_cells, "max_steps": config.refit_steps}
             frame["stability"] = parts.stability(experiment, name, **sizes)[on]
@@ -105,6 +119,40 @@ def verdict_table(features: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def calibration_table(experiment: Experiment, recipes: dict[str, Recipe]) -> pd.DataFrame:
+    """Return, per objective, how many features of contrasts without a difference would be called real by their effect.
+
+    Each deal of the permutation null is judged by the others. Columns: objective, features, called, share, deals,
+    deals_with_any.
+    """
+    rows = []
+    for name, recipe in recipes.items():
+        n, called, deals, with_any = calibration(parts.null_effects(experiment, recipe))
+        share = called / n if n else 0.0
+        rows.append({"objective": name, "features": n, "called": called, "share": share, "deals": deals})
+        rows[-1]["deals_with_any"] = with_any
+    return pd.DataFrame(rows)
+
+
+def conclusion(features: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Return in words which recruited features are real, and how often the same is said where there is nothing."""
+    lines = []
+    for row in table.itertuples():
+        some = features[features["objective"] == row.objective]
+        real, beyond = int((some["verdict"] == REAL).sum()), int((some["null_p"] <= LEVEL).sum())
+        where = f"of the {row.features} features that {row.deals} contrasts without a difference recruit, {row.called} pass"
+        if not beyond:
+            lines.append(f"{row.objective}: cannot tell that any of the {len(some)} features is real ({where}).")
+        else:
+            lines.append(
+                f"{row.objective}: {beyond} of {len(some)} features do more than any feature does in 95 % of the contrasts "
+                f"without a difference ({where}); {real} of them are above both floors and stable."
+            )
+    if not (features["null_p"] <= LEVEL).any():
+        lines.append("Nothing: no feature here does more than those recruited by chance.")
+    return lines
+
+
 def background(experiment: Experiment) -> tuple[int, int]:
     """Return how many of all active features are above the activation floor, and how many there are."""
     activity, floor = experiment.activity[experiment.fit_rows].mean(0), _activation_floor(experiment)
@@ -125,14 +173,8 @@ def _check(config: Config) -> None:
 
 
 def _shown(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """The table people read: scores as `share closer (median change)`."""
+    """The table people read: scores as text, within their null marked."""
     if name == "verdicts":
         return table.pivot_table(index="verdict", columns="features", values="n", sort=False).astype(int).reset_index()
-    if name == "features":
-        return table.round(4)
-    out = table.drop(columns=[c for c in table if c.endswith(("_closer", "_change"))]).round(4)
-    for space, title in SHOWN.items():
-        if f"{space}_closer" in table:
-            pairs = zip(table[f"{space}_closer"], table[f"{space}_change"], strict=True)
-            out[title] = [f"{closer:.0%} ({change:+.1%})" for closer, change in pairs]
-    return out
+    first = table[[c for c in table if not c.startswith(SPACES)]].round(4)
+    return pd.concat([first, printed(table, SHOWN)], axis=1)

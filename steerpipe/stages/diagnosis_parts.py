@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,25 +15,25 @@ import scipy.sparse as sp
 import torch
 
 from ..activations.extract import model_inputs
-from ..config import ObjectiveConfig, as_dict
+from ..config_steering import LambdaConfig, ObjectiveConfig
 from ..evaluate.de import de_signs, expressed_genes
 from ..evaluate.diagnosis import effect_and_null, matched_features, permuted_cells, recruited_share
 from ..evaluate.entanglement import entanglement, gene_activity, participation_set
 from ..evaluate.recruitment import counts
+from ..evaluate.tables import wide
 from ..progress import track
-from ..steering.lasso import LatentProblem
-from ..steering.objectives import ExpressionObjective, gene_weights
-from ..steering.proximal import solve
 from ..store import Artefact
-from .experiment import Experiment, prepare
-from .expression import NODE_RATIO, ExpressionPath, cells_key, latent_problem, read_by
+from .common import kept
+from .experiment import Experiment, Sides, prepare
+from .expression import cells_key, read_by
 from .extract import load_cells
 from .fit import Recipe, fit
-from .learnable import learnable_features
-from .scoring import held_out
+from .null import deal, null_recipes
+from .problems import Groups, latent_problem, model_objective, solve
+from .scoring import scored, scorer
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 NAMES = ("latent", "expression")
 GRID = np.geomspace(1, 1e-3, 200)
 """Lambda ratios among which the latent fit of a given number of features is looked for."""
@@ -79,7 +77,7 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
         source = load_cells(config, model.genes)[experiment.split.source_fit]
         dense = np.asarray(source.todense())
         for number in track(range(n_permutations), "permutations", n_permutations):
-            _kept(folder / f"{number:04d}.npy", partial(one, dense, number))
+            kept(folder / f"{number:04d}.npy", partial(one, dense, number))
         samples = np.stack([np.load(folder / f"{number:04d}.npy") for number in range(n_permutations)])
         np.save(folder / "activity.npy", samples)
         for number in range(n_permutations):
@@ -113,16 +111,12 @@ def effect_floor(experiment: Experiment, recipe: Recipe, *, n_matched: int, perc
     activity = experiment.activity[experiment.fit_rows].mean(0)
 
     def build(folder: Path) -> None:
-        if recipe.objective == "latent":
-            mu = experiment.layer[experiment.split.target_fit].mean(0)
-            value: Callable[[np.ndarray], float] = latent_problem(experiment, mu).loss
-        else:
-            value = ExpressionPath(experiment, _objective(experiment, recipe.objective)).problem.value
+        value = value_of(experiment, recipe.settings)
         loss = value(recipe.theta)
         for feature in track(on, f"effects, {recipe.objective}", len(on)):
             others = matched_features(int(feature), activity, experiment.active & (recipe.theta == 0), n_matched)
 
-            _kept(folder / f"{feature:06d}.npy", partial(one, value, loss, int(feature), others))
+            kept(folder / f"{feature:06d}.npy", partial(one, value, loss, int(feature), others))
 
     def one(value: Callable[[np.ndarray], float], loss: float, feature: int, others: np.ndarray) -> np.ndarray:
         effect, null = effect_and_null(value, recipe.theta, feature, others, loss=loss)
@@ -133,6 +127,36 @@ def effect_floor(experiment: Experiment, recipe: Recipe, *, n_matched: int, perc
     floors = [float(np.percentile(v[1:], percentile)) for v in values]
     effects = [float(v[0]) for v in values]
     return pd.DataFrame({"feature": on, "theta": recipe.theta[on], "effect": effects, "effect_floor": floors})
+
+
+def value_of(experiment: Experiment, objective: ObjectiveConfig, groups: Groups | None = None) -> Callable[[np.ndarray], float]:
+    """Return an objective without its penalty, as a function of theta (F,)."""
+    if objective.name == "latent":
+        return latent_problem(experiment, objective, groups).loss
+    return model_objective(experiment, objective, groups).value
+
+
+def null_effects(experiment: Experiment, recipe: Recipe) -> list[np.ndarray]:
+    """Return the effects of the features that each deal of the permutation null recruits: what there is where nothing is.
+
+    The effect is that of `effect_floor`: what the deal's objective loses when the feature is put back to 1. Cost: a value of
+    the objective for every feature that a deal recruits.
+    """
+    null, thetas = null_recipes(experiment, recipe.settings)
+    seed = experiment.context.config.seed
+
+    def build(folder: Path) -> None:
+        for number in track(range(len(thetas)), f"effects of the null, {recipe.objective}", len(thetas)):
+            kept(folder / f"{number:04d}.npy", partial(one, number))
+
+    def one(number: int) -> np.ndarray:
+        theta = thetas[number]
+        value = value_of(experiment, recipe.settings, deal([experiment.sides], seed, number))
+        loss = value(theta)
+        return np.array([value(np.where(np.arange(len(theta)) == f, 0.0, theta)) - loss for f in np.flatnonzero(theta)])
+
+    path = _store(experiment, "diagnose-null", {}, build, [null])
+    return [np.load(path / f"{number:04d}.npy") for number in range(len(thetas))]
 
 
 def lambda_path(experiment: Experiment, recipes: dict[str, Recipe], ratios: Sequence[float]) -> pd.DataFrame:
@@ -154,14 +178,12 @@ def equal_tables(experiment: Experiment, recipes: dict[str, Recipe], ratios: Seq
     """
     latent, expression = recipes["latent"], recipes["expression"]
     rows = [{"equal": "ratio", **_row(experiment, recipe)} for recipe in recipes.values()]
-    mu = experiment.layer[experiment.split.target_fit].mean(0)
-    problem = latent_problem(experiment, mu, learnable=experiment.context.config.objective.learnable)
+    problem = latent_problem(experiment, latent.settings)
     fits = problem.path(GRID * problem.lam_max)
     wanted = counts(expression.theta)["n_1e-06"]
     nearest = min(fits, key=lambda f: abs(counts(f.theta)["n_1e-06"] - wanted))
-    size: dict[str, Any] = {"objective": "latent", "ratio": nearest.lam / problem.lam_max, **counts(nearest.theta)}
-    rows += [{"equal": "count (expression's)", **size, **_scores(experiment, nearest.theta)}]
-    rows += [{"equal": "count (expression's)", **_row(experiment, expression)}]
+    equal = fit(at_ratio(experiment, nearest.lam / problem.lam_max), latent.settings)
+    rows += [{"equal": "count (expression's)", **_row(experiment, recipe)} for recipe in (equal, expression)]
     ladder = [expression, *(fit(at_ratio(experiment, r), _objective(experiment, "expression")) for r in ratios)]
     close = min(ladder, key=lambda f: abs(counts(f.theta)["n_1e-06"] - counts(latent.theta)["n_1e-06"]))
     rows += [{"equal": "count (latent's)", **_row(experiment, recipe)} for recipe in (latent, close)]
@@ -172,28 +194,27 @@ def stability(experiment: Experiment, name: str, *, n_refits: int, n_cells: int,
     """Return the share of half-sample refits that recruit each feature, (F,).
 
     A refit sees half of the fit's source cells and half of its target cells, at the lambda ratio of the recipe. The latent
-    ones are exact. The expression ones take at most n_cells cells and max_steps steps, and start from the whole sample's
-    solution at the next larger lambda of its path: sparser than the recipe, so that no feature is recruited by the start
-    alone. Cost of one: about max_steps gradients of n_cells cells.
+    ones are exact; the expression ones take at most n_cells cells and max_steps steps a rung. Cost of one: some max_steps
+    gradients of n_cells cells.
     """
-    ratio = experiment.context.config.lam.value
+    ratio = LambdaConfig(mode="ratio", value=experiment.context.config.lam.value)
     objective = _objective(experiment, name)
-    settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio, "objective": read_by(objective), **cells_key(experiment)}
+    settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio.value, "objective": read_by(objective)}
+    settings |= cells_key(experiment)
     if name == "expression":
         settings |= {"n_cells": n_cells, "max_steps": max_steps}
 
     def build(folder: Path) -> None:
         for number in track(range(n_refits), f"refits, {name}", n_refits):
-            rng = np.random.default_rng([experiment.context.config.seed, 6, number])
-            rows, target = _half(experiment.fit_rows, rng), _half(experiment.split.target_fit, rng)
-            if name == "latent":
-                method = partial(_refit_latent, experiment, rows, target, ratio)
-            else:
-                method = partial(_refit, experiment, objective, rows[:n_cells], rows, target, max_steps)
-            _kept(folder / f"{number:04d}.npy", method)
+            kept(folder / f"{number:04d}.npy", partial(one, number))
         np.save(folder / "thetas.npy", np.stack([np.load(folder / f"{number:04d}.npy") for number in range(n_refits)]))
         for number in range(n_refits):
             (folder / f"{number:04d}.npy").unlink()
+
+    def one(number: int) -> np.ndarray:
+        rng = np.random.default_rng([experiment.context.config.seed, 6, number])
+        halves = Sides(*(_half(rows, rng) for rows in experiment.sides))
+        return solve(experiment, replace(objective, max_steps=max_steps), [halves], ratio, max_cells=n_cells, direct=True).theta
 
     return recruited_share(np.load(_store(experiment, "diagnose-refits", settings, build) / "thetas.npy"))
 
@@ -248,57 +269,14 @@ def _objective(experiment: Experiment, name: str) -> ObjectiveConfig:
 
 
 def _half(cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half of the cells, in random order."""
-    return np.asarray(rng.permutation(cells)[: max(1, len(cells) // 2)])
-
-
-def _refit_latent(experiment: Experiment, rows: np.ndarray, target: np.ndarray, ratio: float) -> np.ndarray:
-    W_dec = experiment.sae.W_dec.detach().cpu().numpy()
-    embeddings, mu = experiment.layer[experiment.split.source[rows]], experiment.layer[target].mean(0)
-    free = learnable_features(experiment, experiment.context.config.objective.learnable)
-    problem = LatentProblem(experiment.zbar[rows], W_dec, embeddings, mu, free)
-    return problem.solve(ratio * problem.lam_max).theta
-
-
-def _refit(
-    experiment: Experiment, objective: ObjectiveConfig, cells: np.ndarray, rows: np.ndarray, target: np.ndarray, max_steps: int
-) -> np.ndarray:
-    config = experiment.context.config
-    goal, source = experiment.expression[target], experiment.expression[experiment.split.source[rows]]
-    weights = gene_weights(goal, source, experiment.seen_genes, objective.top_n)
-    problem = ExpressionObjective(
-        experiment.cached, np.sort(cells), experiment.sae, goal.mean(0), weights, batch_size=config.model.batch_size
-    )
-    path = ExpressionPath(experiment, objective)
-    _, gradient = problem.value_and_gradient(np.zeros(experiment.sae.n_features))
-    gradient = np.where(path.learnable, gradient, 0.0)
-    lam = config.lam.value * float(np.abs(gradient).max())
-    number = max(0, int(np.ceil(np.log(1 / config.lam.value) / np.log(NODE_RATIO) - 1e-9)) - 1)
-    start = path.node(number)
-    tolerance = objective.tolerance * float(np.linalg.norm(np.maximum(np.abs(gradient) - lam, 0)))
-    options: dict[str, Any] = {"learnable": path.learnable, "step": start.step, "tolerance": tolerance}
-    return solve(problem.value_and_gradient, start.theta, lam, max_steps=max_steps, **options).theta
+    """Half of the cells."""
+    return np.sort(rng.permutation(cells)[: max(1, len(cells) // 2)])
 
 
 def _row(experiment: Experiment, recipe: Recipe) -> dict[str, Any]:
-    """A recipe's name, ratio, counts and held-out scores."""
-    size: dict[str, Any] = {"objective": recipe.objective, "ratio": recipe.info["ratio"], **counts(recipe.theta)}
-    return size | _scores(experiment, recipe.theta)
-
-
-def _scores(experiment: Experiment, theta: np.ndarray) -> dict[str, float]:
-    """Held-out scores of theta, kept in the store."""
-    config = experiment.context.config
-    objective = config.objective
-    settings: dict[str, Any] = {"theta": hashlib.sha256(theta.tobytes()).hexdigest()[:16], "contrast": as_dict(config.contrast)}
-    settings |= {"n_genes": config.evaluate.n_genes, "seen_genes": objective.seen_genes, "tokens": objective.tokens}
-    settings |= cells_key(experiment)
-
-    def build(folder: Path) -> None:
-        (folder / "scores.json").write_text(json.dumps(held_out(experiment).wide(theta), indent=1))
-
-    found: dict[str, float] = json.loads((_store(experiment, "diagnose-scores", settings, build) / "scores.json").read_text())
-    return found
+    """A recipe's name, ratio, counts and held-out scores, each with its p."""
+    size: dict[str, Any] = {"objective": recipe.settings.name, "ratio": recipe.info["ratio"], **counts(recipe.theta)}
+    return size | wide(scored(experiment, recipe, scorer(experiment), recipe.objective))
 
 
 def _store(
@@ -310,11 +288,3 @@ def _store(
 ) -> Path:
     inputs = [experiment.streams, experiment.dictionary.artefact, *parents]
     return experiment.context.store.get(stage, version=VERSION, config=settings, parents=inputs, build=build).path
-
-
-def _kept(file: Path, compute: Callable[[], np.ndarray]) -> None:
-    """Compute an array unless a killed run has left it; written beside, then renamed."""
-    if not file.is_file():
-        beside = file.with_suffix(".tmp.npy")
-        np.save(beside, compute())
-        beside.replace(file)

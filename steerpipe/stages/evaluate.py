@@ -1,4 +1,4 @@
-"""`steer evaluate`: every fit in both geometries, on cells that it never saw, beside its controls."""
+"""`steer evaluate`: every fit on cells that it never saw, beside its controls and its permutation null."""
 
 from __future__ import annotations
 
@@ -10,47 +10,59 @@ import numpy as np
 import pandas as pd
 
 from ..config import as_dict
+from ..errors import SteerError
+from ..evaluate.agreement import agreement_of_dictionaries
+from ..evaluate.inference import add_null, conclusions, over_dictionaries
+from ..evaluate.tables import LEGEND, headline, summary
 from ..store import Artefact
 from .checkpoint import require_head
 from .common import Context
-from .experiment import prepare
-from .fit import Recipe, fit
+from .experiment import Experiment, prepare
+from .fit import Recipe, fit, stand_in_table
+from .scoring import judged, scorer
 from .trials import CEILING, Tables, score_all
 
-__all__ = ["CEILING", "Evaluation", "evaluation", "main", "report", "summary", "two_by_two"]
+__all__ = ["CEILING", "Evaluation", "evaluation", "main", "report"]
 
 log = logging.getLogger(__name__)
-VERSION = 2
-GEOMETRIES = {"layer": "latent", "final": "latent", "de_up": "expression", "de_down": "expression"}
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of an evaluation.
+    """Tables of an evaluation, of the first dictionary but for `scores` and `dictionaries`.
 
     Attributes
     ----------
-    scores : one row per recipe, split and space (see evaluate.distances.Score and evaluate.metrics.METRICS; random controls
-        are means over seeds, and their intervals are the 2.5 and 97.5 percentiles over seeds)
-    cells : one row per recipe, split, space and cell: distance before and after
+    scores : one row per recipe, split, space and score: see evaluate.inference.COLUMNS. Random controls are means over seeds,
+        with the 2.5 and 97.5 percentiles over seeds; over several dictionaries values are means, lo and hi the range
+    null : one row per recipe, space, score and deal of the permutation null
+    cells : one row per recipe, split, space and cell: distance before and after; of kind null those of the null's recipes
     genes : gap fraction per recipe and gene, held-out cells; no rows for a model without an output head
     paths : the fits' lambda paths
+    agreement : the published reading: per recipe, split and space the share of cells closer and the Wilcoxon p over cells
     directions : per recipe, split and set of genes: share that moved towards the target, binomial p, gap fraction
     cumulative : per recipe, the same over the k genes of largest effect, for every k; held-out cells
     steering_genes : per recipe, the genes that it moved (paired t-test, Bonferroni), and how far; held-out cells
     entanglement : per recipe and recruited feature, and for active features drawn at random
+    dictionaries : how alike recipes of several dictionaries are, one row a recipe; empty for one dictionary
+    stand_ins : per latent recipe and recruited feature, the features that could stand in for it
     """
 
     artefact: Artefact
     recipes: list[Recipe]
     scores: pd.DataFrame
+    null: pd.DataFrame
     cells: pd.DataFrame
     genes: pd.DataFrame
     paths: pd.DataFrame
+    agreement: pd.DataFrame
     directions: pd.DataFrame
     cumulative: pd.DataFrame
     steering_genes: pd.DataFrame
     entanglement: pd.DataFrame
+    dictionaries: pd.DataFrame
+    stand_ins: pd.DataFrame
 
 
 def main(context: Context) -> None:
@@ -59,82 +71,90 @@ def main(context: Context) -> None:
 
 
 def report(context: Context, found: Evaluation) -> None:
-    """Write an evaluation's tables and numbers to the run folder."""
+    """Write an evaluation's tables and numbers to the run folder, and say what they come to."""
     run = context.run
     run.table("scores", found.scores)
-    run.table("two_by_two", two_by_two(found.scores))
+    run.table("headline", headline(found.scores))
     run.table("genes", found.genes[found.genes["kind"] == "recipe"])
     run.table("markers", found.genes[found.genes["gene"].isin(context.config.evaluate.markers)])
-    for name in ("paths", "directions", "cumulative", "steering_genes", "entanglement"):
+    run.table("agreement", found.agreement)
+    run.table("directions", found.directions.rename(columns={"p": "binomial_p"}))
+    for name in ("paths", "cumulative", "steering_genes", "entanglement", "stand_ins"):
         run.table(name, getattr(found, name))
+    if len(found.dictionaries):
+        run.table("over_dictionaries", found.dictionaries)
+        log.info("over dictionaries:\n%s", found.dictionaries.round(3).to_string(index=False))
     for recipe in found.recipes:
         run.metrics({f"{recipe.objective}/{name}": value for name, value in recipe.info.items()})
     held = found.scores[(found.scores["split"] == "held") & (found.scores["kind"] != "control")]
     for row in held.itertuples():
-        run.metrics({f"{row.recipe}/{row.space}_closer": row.closer, f"{row.recipe}/{row.space}_change": row.change})
-    log.info("held-out cells:\n%s", summary(found.scores).to_string(index=False))
-    if len(found.genes):
-        _report_genes(context, found)
-
-
-def _report_genes(context: Context, found: Evaluation) -> None:
-    """Log direction and entanglement, and keep both as metrics."""
-    table = found.directions
-    for row in table[(table["split"] == "held") & (table["genes"] == "de") & (table["kind"] == "recipe")].itertuples():
-        values = {"right": row.right, "right_p": row.p, "gap_fraction": row.gap_fraction, "overshoot": row.overshoot}
-        context.run.metrics({f"{row.recipe}/de_{name}": value for name, value in values.items()})
-        log.info(
-            "%s: %.0f %% of the DE genes move the right way (p = %.2g), by %.0f %% [%.0f, %.0f] of the gap; %.0f %% overshoot",
-            row.recipe, 100 * row.right, row.p, 100 * row.gap_fraction, 100 * row.gap_fraction_lo, 100 * row.gap_fraction_hi,
-            100 * row.overshoot,
-        )  # fmt: skip
+        run.metrics({f"{row.recipe}/{row.space}_{row.score}": row.value})
+        if np.isfinite(row.p):
+            run.metrics({f"{row.recipe}/{row.space}_{row.score}_p": row.p})
+    log.info("held-out cells, the population:\n%s\n%s", summary(found.scores).to_string(index=False), LEGEND)
     for name, group in found.entanglement.groupby("recipe", sort=False):
-        mean = float(group["entanglement"].mean())
-        context.run.metrics({f"{name}/entanglement": mean})
-        log.info("%s: mean entanglement of %d features %.2f", name, len(group), mean)
-
-
-def two_by_two(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return every recipe in both geometries, on held-out and on the fit's cells, with intervals."""
-    some = scores[(scores["kind"] == "recipe") & scores["space"].isin(list(GEOMETRIES))].copy()
-    some.insert(1, "geometry", some["space"].map(GEOMETRIES))
-    return some.drop(columns=["kind", "seeds"]).reset_index(drop=True)
-
-
-def summary(scores: pd.DataFrame, split: str = "held") -> pd.DataFrame:
-    """Return the table people read: a row a recipe, share closer and median change of distance in four spaces."""
-    some = scores[scores["split"] == split]
-    spaces = {"layer": "latent (layer)", "final": "latent (final)", "de_up": "DE up", "de_down": "DE down"}
-    rows = []
-    for recipe, group in some.groupby("recipe", sort=False):
-        row = {"recipe": recipe}
-        for space, title in spaces.items():
-            hit = group[group["space"] == space]
-            if len(hit):
-                closer, change = hit["closer"].iloc[0], hit["change"].iloc[0]
-                share = "" if np.isnan(closer) else f"{closer:.0%} "
-                row[title] = f"{share}({change:+.1%})"
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
+        run.metrics({f"{name}/entanglement": float(group["entanglement"].mean())})
+    lines = conclusions(found.scores)
+    run.text("conclusion", lines)
+    log.info("%s", "\n".join(lines))
 
 
 def evaluation(context: Context) -> Evaluation:
-    """Return the evaluation of the configured objectives, fitting and scoring what is missing."""
+    """Return the evaluation of the configured objectives, fitting and scoring what is missing.
+
+    With evaluate.dictionaries > 1 dictionary, fits and scores are repeated for so many seeds of the SAE.
+    """
     config = context.config
-    require_head(config, config.evaluate.objectives, "evaluate.objectives=[latent]")
-    experiment = prepare(context)
-    recipes = [fit(experiment, replace(config.objective, name=name)) for name in config.evaluate.objectives]
+    names = [config.objective.named(name).name for name in config.evaluate.objectives]
+    require_head(config, names, "evaluate.objectives=[latent]")
+    n = config.evaluate.dictionaries
+    if n > 1 and config.sae.path is not None:
+        raise SteerError("evaluate.dictionaries trains one for each seed, but sae.path names a file: take sae=x8_k32, or 1.")
+    found: list[Evaluation] = []
+    thetas = []
+    for seed in range(config.sae.seed, config.sae.seed + n):
+        other = replace(context, config=replace(config, sae=replace(config.sae, seed=seed)))
+        if n > 1:
+            log.info("dictionary %d of %d (sae.seed=%d)", len(found) + 1, n, seed)
+        one, experiment = _one_dictionary(other)
+        found.append(one)
+        W_dec = experiment.sae.W_dec.detach().cpu().numpy()
+        thetas.append({recipe.objective: (recipe.theta, W_dec) for recipe in one.recipes})
+    first = found[0]
+    if n == 1:
+        return first
+    scores = over_dictionaries([one.scores for one in found], [one.null for one in found])
+    effects = [pd.read_parquet(one.artefact.path / "effects.parquet") for one in found]
+    return replace(first, scores=scores, dictionaries=agreement_of_dictionaries(effects, thetas))
+
+
+def _one_dictionary(context: Context) -> tuple[Evaluation, Experiment]:
+    config = context.config
+    experiment = prepare(context, scored=True)
+    recipes = [fit(experiment, config.objective.named(name)) for name in config.evaluate.objectives]
 
     def build(folder: Path) -> None:
         for name, table in score_all(experiment, recipes, config.evaluate)._asdict().items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
 
     settings = as_dict(config.evaluate)
-    settings.pop("markers")
+    for name in ("markers", "n_permutations", "n_permutations_model", "dictionaries", "umap"):
+        settings.pop(name)
     parents = [recipe.artefact for recipe in recipes]
-    # the table depends on the gene split and the labels' split even where a fit does not
+    # the table depends on the gene split, the cells' split and the donors even where a fit does not
     settings |= {"seed": config.seed, "seen_genes": config.objective.seen_genes, "contrast": as_dict(config.contrast)}
+    settings["batch"] = config.dataset.batch
     artefact = context.store.get("evaluate", version=VERSION, config=settings, parents=parents, build=build)
-    tables = {name: pd.read_parquet(artefact.path / f"{name}.parquet") for name in Tables._fields}
+    tables = {name: pd.read_parquet(artefact.path / f"{name}.parquet") for name in Tables._fields if name != "effects"}
     paths = pd.concat([recipe.path.assign(objective=recipe.objective) for recipe in recipes], ignore_index=True)
-    return Evaluation(artefact, recipes, paths=paths, **tables)
+    held, nulls, cells = scorer(experiment), [], []
+    for recipe in recipes:
+        scores, beside = judged(experiment, recipe.settings, held)
+        nulls.append(scores.assign(recipe=recipe.objective, split="held"))
+        cells.append(beside.assign(recipe=recipe.objective, split="held", kind="null"))
+    null = pd.concat(nulls, ignore_index=True)
+    tables["scores"] = add_null(tables["scores"], null)
+    tables["cells"] = pd.concat([tables["cells"], *(frame for frame in cells if len(frame))], ignore_index=True)
+    beside = stand_in_table(experiment, recipes)
+    none = pd.DataFrame()
+    return Evaluation(artefact, recipes, null=null, paths=paths, dictionaries=none, stand_ins=beside, **tables), experiment

@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..data.contrast import Split, split_contrast
@@ -15,30 +17,39 @@ from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
 from ..sae.model import TopKSAE
 from ..steering.intervene import CachedCells
+from ..steering.pooled import pooled_codes
 from ..store import Artefact
 from .common import Context
 from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
 from .dictionary import Dictionary, check_dictionary, dictionary
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
 
-VERSION = 2
+VERSION = 3
+
+
+class Sides(NamedTuple):
+    """Rows of an experiment: cells that are steered, and cells that they are steered towards."""
+
+    source: np.ndarray
+    target: np.ndarray
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One contrast on one dictionary.
 
-    Source cells are counted in the order of `split.source`: the fit's cells first, held-out cells after them.
+    Its rows are the cells of `split.streamed`, in that order: the fit's source cells, its target cells (which a null may deal
+    to the source), held-out source cells.
 
     Attributes
     ----------
-    cached : streams of the source cells
+    cached : streams of the rows
     layer, final : float32 (., D) embeddings of the contrast's cells, mean over valid genes, at the steered layer and
         after the final LayerNorm
     predicted : float32 (., G_valid) predicted log1p CP10K of the contrast's cells, None for a model without a head
-    counts : float32 (n_source, G_valid) raw counts of the source cells' valid genes
-    zbar, activity : float64 (n_source, F) mean code and mean |code| over a cell's valid gene tokens, of which those that
-        are not steered count 0
+    counts : float32 (n_rows, G_valid) raw counts of the valid genes
+    zbar, activity : float64 (n_rows, F) mean code and mean |code| over a cell's valid gene tokens, of which those that are
+        not steered count 0
     """
 
     context: Context
@@ -63,15 +74,26 @@ class Experiment:
         """The valid genes' symbols."""
         return self.activations.genes
 
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """int64 (n_rows,): each row's position in the dataset."""
+        return self.split.streamed
+
+    @property
+    def sides(self) -> Sides:
+        """The rows of the fit."""
+        n = len(self.split.source_fit)
+        return Sides(np.arange(n), np.arange(n, n + len(self.split.target_fit)))
+
     @property
     def fit_rows(self) -> np.ndarray:
-        """Positions of the fit's cells among the source cells."""
-        return np.arange(len(self.split.source_fit))
+        """The rows of the fit's source cells."""
+        return self.sides.source
 
     @property
     def held_rows(self) -> np.ndarray:
-        """Positions of the held-out cells among the source cells."""
-        return np.arange(len(self.split.source_fit), len(self.split.source))
+        """The rows of the held-out source cells."""
+        return np.arange(len(self.cells) - len(self.split.source_held), len(self.cells))
 
     @cached_property
     def active(self) -> np.ndarray:
@@ -112,16 +134,24 @@ class Experiment:
         return pick_de_genes(source, target, expressed, self.seen_genes, self.context.config.evaluate.n_genes)
 
 
-def prepare(context: Context) -> Experiment:
-    """Load an experiment, building what is missing: activations, dictionary, and the contrast cells' way through the model."""
+def prepare(context: Context, *, scored: bool = False) -> Experiment:
+    """Load an experiment, building what is missing: activations, dictionary, and the contrast cells' way through the model.
+
+    Parameters
+    ----------
+    scored : refuse, before anything is computed, a contrast with too few test cells to be scored
+    """
     config = context.config
     if config.model.tokens != "all":
         msg = "steering reads genes that are not expressed too: use model.tokens=all (expressed is for extract and train-sae)."
         raise SteerError(msg)
     check_dictionary(config)
-    cap = config.model.source_cells
-    source = activations(context, lambda obs: split_contrast(obs, config.contrast, config.dataset))
-    split = split_contrast(source.obs, config.contrast, config.dataset, max_source=cap)
+
+    def find(obs: pd.DataFrame) -> Split:
+        return split_contrast(obs, config.contrast, config.dataset, max_cells=config.model.contrast_cells, scored=scored)
+
+    source = activations(context, find)
+    split = find(source.obs)
     layer = layer_index(config)
     model = None
 
@@ -130,10 +160,9 @@ def prepare(context: Context) -> Experiment:
         model = load_steered_model(config)
         run_contrast(model, load_cells(config, model.genes), layer, split, folder, config.model)
 
-    digest = hashlib.sha256(np.concatenate([split.source, [-1], split.source_held, [-1], split.target]).tobytes()).hexdigest()[
-        :16
-    ]
-    settings = {"cells": digest, "layer": layer, **readout_key(config.model)}
+    groups = (split.source_fit, split.source_held, split.target_fit, split.target_held)
+    digest = hashlib.sha256(np.concatenate([part for cells in groups for part in (cells, [-1])]).tobytes()).hexdigest()
+    settings = {"cells": digest[:16], "layer": layer, **readout_key(config.model)}
     streams = context.store.get("streams", version=VERSION, config=settings, parents=[source.artefact], build=build)
     trained = dictionary(context, source)
     model = model or load_steered_model(config)
@@ -146,13 +175,14 @@ def prepare(context: Context) -> Experiment:
     cached = CachedCells(model, layer, *arrays)
 
     def pool(folder: Path) -> None:
-        for name, codes in zip(
-            ("zbar", "activity"), pooled_codes(cached, sae, batch_size=config.model.batch_size), strict=True
-        ):
-            np.save(folder / f"{name}.npy", codes)
+        # held-out cells in batches of their own: rounding depends on what else is in a batch
+        rows = np.split(np.arange(len(split.streamed)), [len(split.source_fit) + len(split.target_fit)])
+        parts = [pooled_codes(cached, sae, some, batch_size=config.model.batch_size) for some in rows]
+        for name, codes in zip(("zbar", "activity"), zip(*parts, strict=True), strict=True):
+            np.save(folder / f"{name}.npy", np.concatenate(codes))
 
     parents = [streams, trained.artefact]
-    pooled = context.store.get("codes", version=1, config={"tokens": config.objective.tokens}, parents=parents, build=pool).path
+    pooled = context.store.get("codes", version=2, config={"tokens": config.objective.tokens}, parents=parents, build=pool).path
     counts = np.load(streams.path / "counts.npy")
     cells = np.load(streams.path / "cells.npy")
     embeddings = {name: CellRows(cells, np.load(streams.path / f"{name}.npy", mmap_mode="r")) for name in ("layer", "final")}
@@ -184,20 +214,3 @@ def steered_tokens(tokens: str | list[str], genes: list[str], valid: torch.Tenso
         if gene not in column:
             raise unknown("gene in objective.tokens", gene, genes)
     return valid[sorted({column[gene] for gene in tokens})]
-
-
-def pooled_codes(cached: CachedCells, sae: TopKSAE, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum of codes and of |codes| over a cell's steered gene tokens, over its valid genes, float64 (N, F)."""
-    mean = np.zeros((len(cached), sae.n_features))
-    size = np.zeros_like(mean)
-    row, n = 0, len(cached.valid)
-    tokens = cached.tokens[cached.pooled]
-    with torch.no_grad():
-        for stream in cached.batches(np.arange(len(cached)), batch_size):
-            codes = sae.encode(stream[:, tokens])
-            for values, indices in zip(codes.values.double().cpu(), codes.indices.cpu(), strict=True):
-                flat = indices.flatten().numpy()
-                mean[row] = np.bincount(flat, values.flatten().numpy(), sae.n_features) / n
-                size[row] = np.bincount(flat, values.abs().flatten().numpy(), sae.n_features) / n
-                row += 1
-    return mean, size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from ..config import Config, as_dict
 from ..data import datasets
 from ..data.cells import CellSource
 from ..data.genes import gene_list
+from ..data.split import fit_and_test
 from ..device import pick_device
 from ..digest import file_digest
 from ..errors import SteerError
@@ -29,6 +31,7 @@ from ..models.checkpoints import load_model, model_digest, model_folder, model_g
 from ..store import Artefact
 from .checkpoint import introduce
 from .common import Context
+from .null_plan import NullPlan, null_plan
 
 log = logging.getLogger(__name__)
 VERSION = 2
@@ -43,6 +46,7 @@ class Activations:
     obs : labels, one row a cell
     genes : the valid genes' symbols
     policy : which gene tokens of a cell there are
+    fit, test : int64, ascending positions of the cells that fits may see, and of the test cells
     open : opens the gene tokens, on disk or computed when asked for
     """
 
@@ -50,12 +54,24 @@ class Activations:
     obs: pd.DataFrame
     genes: list[str]
     policy: TokenPolicy
+    fit: np.ndarray
+    test: np.ndarray
     open: Callable[[], TokenSource]
 
     @cached_property
     def tokens(self) -> TokenSource:
         """The gene tokens: opened when they are asked for, since online ones need the model."""
         return self.open()
+
+    @property
+    def split_key(self) -> str:
+        """What identifies the split in keys: two ways to say the same one share all that is built on it."""
+        return hashlib.sha256(self.test.tobytes()).hexdigest()[:16]
+
+    @property
+    def fit_sample(self) -> np.ndarray:
+        """About as many of the fit's cells as there are test cells, for a figure beside theirs; all where there are none."""
+        return self.fit[:: max(1, len(self.fit) // len(self.test))] if len(self.test) else self.fit
 
 
 def main(context: Context) -> None:
@@ -65,6 +81,10 @@ def main(context: Context) -> None:
         found = plan(context)
         print(found.lines(), flush=True)
         context.run.metrics(found.row())
+        nulls = _null_plan(config, found)
+        if nulls is not None:
+            print(nulls.lines(), flush=True)
+            context.run.metrics({"plan/null_fits": nulls.model_refits, "plan/null_seconds": nulls.seconds})
         return
     if config.extract.part is not None:
         extract_part(context)
@@ -124,6 +144,7 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     def build(folder: Path) -> None:
         genes = model_genes(config.model.path, config.model.revision)
         cells = load_cells(config, genes)
+        fit_and_test(cells.obs, config.dataset)  # a wrong column is said here, too
         check(cells.obs)
         _describe(cells, folder)
         # the licence goes where the activations go
@@ -138,7 +159,8 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     def tokens() -> TokenSource:
         return _online(config) if online else Shards(path, layer_index(config))
 
-    return Activations(artefact, obs, genes, _policy(config, _arch(config), len(obs), len(genes)), tokens)
+    policy = _policy(config, _arch(config), len(obs), len(genes))
+    return Activations(artefact, obs, genes, policy, *fit_and_test(obs, config.dataset), tokens)
 
 
 def extract_part(context: Context) -> None:
@@ -160,9 +182,23 @@ def extract_part(context: Context) -> None:
 def plan(context: Context) -> Plan:
     """Return what the extraction would cost; one block is timed on the device."""
     config = context.config
-    released = released_arch(config.model.path)
-    genes = gene_list() if released is not None else model_genes(config.model.path, config.model.revision)
-    return _plan(config, load_cells(config, genes), device=pick_device(config.device))
+    return _plan(config, load_cells(config, _planned_genes(config)), device=pick_device(config.device))
+
+
+def _planned_genes(config: Config) -> tuple[str, ...]:
+    """The model's genes; those of released checkpoints are known, so that a plan fetches nothing."""
+    if released_arch(config.model.path) is not None:
+        return tuple(gene_list())
+    return model_genes(config.model.path, config.model.revision)
+
+
+def _null_plan(config: Config, found: Plan) -> NullPlan | None:
+    if config.extract.plan_of is None or found.seconds is None:
+        return None
+    cells, layer = load_cells(config, _planned_genes(config)), layer_index(config)
+    block = found.seconds / (found.cells * (max(stored_layers(config)) + 1))
+    above = _arch(config).num_hidden_layers - layer - 1
+    return null_plan(config, config.extract.plan_of, cells.obs, block_seconds=block, blocks_above=above)
 
 
 def _plan(config: Config, cells: CellSource, **options: Any) -> Plan:
@@ -232,14 +268,15 @@ def _policy(config: Config, arch: ArchConfig, n_cells: int, n_valid: int) -> Tok
 def _key(config: Config, digest: str) -> dict[str, Any]:
     """What identifies an extraction in the store, with the digest of the model's files."""
     dataset = as_dict(config.dataset)
-    for name in ("groups", "label", "batch"):  # every column of obs is stored, whichever is looked at
+    # every column of obs is stored, whichever is looked at, and every cell, whatever it is for
+    for name in ("groups", "label", "batch", "test", "test_share", "split_seed"):
         dataset.pop(name)
     inputs = [digest]
     if config.dataset.path is not None and Path(config.dataset.path).is_file():
         inputs.append(file_digest(Path(config.dataset.path)))
         dataset.pop("path")
     stored = as_dict(config.extract)
-    for name in ("parts", "part", "plan", "check_cells", "layers"):  # who did the work does not change it
+    for name in ("parts", "part", "plan", "plan_of", "check_cells", "layers"):  # who did the work does not change it
         stored.pop(name)
     for name, reader in {"n_tokens": ("sample",), "seed": ("sample", "auto"), "max_bytes": ("auto",)}.items():
         if config.extract.tokens not in reader:

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..config import LambdaConfig, ObjectiveConfig, as_dict
+from ..config import as_dict
+from ..config_steering import ObjectiveConfig
 from ..errors import SteerError
 from ..evaluate.recruitment import counts
 from ..steering import adam
+from ..steering.ambiguity import stand_ins
 from ..steering.lasso import LassoFit, LatentProblem
 from ..store import Artefact
 from .checkpoint import require_head
 from .common import Context
 from .experiment import Experiment, prepare
-from .expression import ExpressionPath, Sides, cells_key, latent_problem, read_by
-from .learnable import learnable_parents
-
-__all__ = ["ExpressionPath", "Recipe", "fit", "latent_problem", "main", "recipe_table", "shift", "solve_latent", "weight_of"]
+from .expression import ExpressionPath, cells_key, read_by, recipe_parents
+from .problems import clamp_values, latent_problem, shift, weight_of
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 PATH_END = 0.01
 
 
@@ -37,7 +37,8 @@ class Recipe:
 
     Attributes
     ----------
-    objective, mode : latent, latent_final, expression or mixed; multiply, add or clamp
+    objective : its label: latent, latent_final, expression or mixed, with its form where that is not the default
+    settings : what it was fitted with
     theta : float64 (F,), exact zeros; alpha - 1 with multiply, see steering.intervene for the other modes
     refit : float64 (F,), unpenalised on the support of theta, where objective.refit asks for it
     path : one row a lambda: lam, ratio, n_features at each threshold, loss, and the solver's certificate
@@ -49,8 +50,13 @@ class Recipe:
     theta: np.ndarray
     path: pd.DataFrame
     info: dict[str, float]
-    mode: str = "multiply"
+    settings: ObjectiveConfig
     refit: np.ndarray | None = None
+
+    @property
+    def mode(self) -> str:
+        """multiply, add or clamp."""
+        return self.settings.mode
 
 
 def main(context: Context) -> None:
@@ -60,7 +66,11 @@ def main(context: Context) -> None:
     recipe = fit(experiment, context.config.objective)
     context.run.metrics({f"fit/{name}": value for name, value in recipe.info.items()})
     context.run.table("path", recipe.path)
-    context.run.table("recipe", recipe_table(recipe, experiment))
+    beside = stand_in_table(experiment, [recipe])
+    table = recipe_table(recipe, experiment)
+    if len(beside):
+        table = table.merge(beside.drop(columns=["objective", "theta"]), on="feature", how="left")
+    context.run.table("recipe", table)
     log.info(
         "%s objective: lambda %.4g (%.3g of lambda_max), %d features recruited, %d above 0.05",
         recipe.objective, recipe.info["lam"], recipe.info["ratio"], recipe.info["n_1e-06"], recipe.info["n_0.05"],
@@ -78,13 +88,13 @@ def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
     def build(folder: Path) -> None:
         method(experiment, objective, folder)
 
-    parents = [experiment.streams, experiment.dictionary.artefact, *learnable_parents(experiment, objective.learnable)]
+    parents = recipe_parents(experiment, objective)
     artefact = experiment.context.store.get("fit", version=VERSION, config=settings, parents=parents, build=build)
     path = artefact.path
     info = json.loads((path / "fit.json").read_text())
     refit = np.load(path / "refit.npy") if (path / "refit.npy").is_file() else None
     theta, table = np.load(path / "theta.npy"), pd.read_csv(path / "path.csv")
-    return Recipe(objective.name, artefact, theta, table, info, objective.mode, refit)
+    return Recipe(objective.label, artefact, theta, table, info, objective, refit)
 
 
 def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
@@ -98,30 +108,22 @@ def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
     return table if recipe.refit is None else table.assign(refit=recipe.refit[on])
 
 
-def shift(experiment: Experiment, theta: np.ndarray, mode: str, rows: np.ndarray) -> np.ndarray:
-    """Return what a recipe adds to the layer embeddings of some source cells, float64 (n, D)."""
-    W_dec = experiment.sae.W_dec.detach().cpu().double().numpy()
-    zbar, share = experiment.zbar[rows], experiment.token_share
-    if mode == "clamp":
-        return np.asarray((theta * share - (theta != 0) * zbar) @ W_dec)
-    return np.asarray((theta * (zbar if mode == "multiply" else np.full_like(zbar, share))) @ W_dec)
+def stand_in_table(experiment: Experiment, recipes: list[Recipe]) -> pd.DataFrame:
+    """Return the groups in which exact latent recipes are to be read: steering.ambiguity.stand_ins, with the objective."""
+    frames = []
+    for recipe in recipes:
+        if recipe.settings.name != "latent" or recipe.settings.solver != "exact":
+            continue
+        problem = latent_problem(experiment, recipe.settings)
+        again = problem.solve(recipe.info["lam"], recipe.theta if recipe.mode != "clamp" else None)
+        frames.append(stand_ins(problem, again).assign(objective=recipe.objective))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"objective": [], "feature": []})
 
 
-def weight_of(lam: LambdaConfig, lam_max: float) -> float:
-    """Return the penalty's weight: the number itself, or the share of lambda_max."""
-    return lam.value if lam.mode == "absolute" else lam.value * lam_max
-
-
-def solve_latent(
-    experiment: Experiment, objective: ObjectiveConfig, mu: np.ndarray
-) -> tuple[LatentProblem, LassoFit, list[LassoFit]]:
-    """Return the latent problem towards mu (D,), its solution at the configured lambda, and the path; none for Adam.
-
-    With `clamp` the lasso, which chooses the features, is that of `multiply`.
-    """
+def solve_latent(experiment: Experiment, objective: ObjectiveConfig) -> tuple[LatentProblem, LassoFit, list[LassoFit]]:
+    """Return the latent problem, its solution at the configured lambda, and the path; none for Adam."""
     lam = experiment.context.config.lam
-    mode = "add" if objective.mode == "add" else "multiply"
-    problem = latent_problem(experiment, mu, learnable=objective.learnable, mode=mode)
+    problem = latent_problem(experiment, objective)
     weight = weight_of(lam, problem.lam_max)
     if objective.solver == "adam":
         chosen = adam.solve(problem, weight)
@@ -132,36 +134,8 @@ def solve_latent(
     return problem, problem.solve(weight, above[-1].theta if above else None), fits
 
 
-def clamp_values(experiment: Experiment, problem: LatentProblem, support: np.ndarray) -> np.ndarray:
-    """Return the codes (F,) to which a support is best set: least squares, exact; the shortest where many are best.
-
-    Set to c, feature f adds (share c_f - zbar_f) W_f to an embedding, so c is the same for all cells and nothing about it
-    is "no change": there is no theta = 0 to shrink to, and an L1 penalty would mean ablation. Hence two steps.
-    """
-    on = np.flatnonzero(support)
-    goal = (problem.gap_vectors + problem.z[:, on] @ problem.W[on]).mean(0)
-    values = np.zeros(len(problem.W))
-    if len(on):
-        values[on] = np.linalg.lstsq(experiment.token_share * problem.W[on].T, goal, rcond=None)[0]
-    return values
-
-
-def shuffled_theta(experiment: Experiment, recipe: Recipe, objective: ObjectiveConfig, sides: Sides) -> np.ndarray:
-    """Return the recipe (F,) of an objective towards other cells, at the lambda ratio of one that was fitted."""
-    ratio = min(1.0, recipe.info["ratio"])
-    if objective.name != "latent":
-        path = ExpressionPath(experiment, objective, sides=sides)
-        return path.solve(ratio * path.lam_max)[-1].theta
-    mode = "add" if objective.mode == "add" else "multiply"
-    mu = experiment.layer[sides[1]].mean(0)
-    problem = latent_problem(experiment, mu, learnable=objective.learnable, mode=mode)
-    theta = problem.solve(ratio * problem.lam_max).theta
-    return clamp_values(experiment, problem, theta) if objective.mode == "clamp" else theta
-
-
 def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path) -> None:
-    mu = experiment.layer[experiment.split.target_fit].mean(0)
-    problem, chosen, fits = solve_latent(experiment, objective, mu)
+    problem, chosen, fits = solve_latent(experiment, objective)
     rows = [
         {"lam": f.lam, "ratio": f.lam / problem.lam_max, "loss": problem.loss(f.theta), "gap": f.gap, **counts(f.theta)}
         for f in fits or [chosen]
@@ -171,7 +145,7 @@ def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path
     if objective.mode == "clamp":
         theta = clamp_values(experiment, problem, theta)
         moved = shift(experiment, theta, "clamp", experiment.fit_rows)
-        loss = float(((problem.gap_vectors - moved) ** 2).sum() / problem.n)
+        loss = problem.loss_of_shift(moved.mean(0, keepdims=True) if objective.match == "population" else moved)
     elif objective.refit:
         refit = problem.refit(theta)
         np.save(folder / "refit.npy", refit)

@@ -10,8 +10,12 @@ from .annotate import annotation
 from .experiment import Experiment
 
 
-def learnable_features(experiment: Experiment, choice: str) -> np.ndarray:
-    """Return bool (F,): all features, those active in a source cell of the fit, or those of them that are annotated.
+def learnable_features(experiment: Experiment, choice: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return bool (F,): all features, those active in a source cell, or those of them that are annotated.
+
+    Parameters
+    ----------
+    rows : the source cells; default those of the fit
 
     Raises
     ------
@@ -20,7 +24,7 @@ def learnable_features(experiment: Experiment, choice: str) -> np.ndarray:
     """
     if choice == "all":
         return np.ones(experiment.sae.n_features, bool)
-    mask = experiment.active
+    mask = experiment.active if rows is None else np.asarray((experiment.activity[rows] > 0).any(axis=0))
     if choice == "annotated":
         mask = mask & annotation(experiment.context).mask()
         if not mask.any():

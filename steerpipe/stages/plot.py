@@ -5,14 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from ..config import Config
+from ..data.contrast import side_names
 from ..evaluate.recruitment import THRESHOLDS
 from ..plot import figures
+from ..plot import population as population_figures
 from ..plot import recipes as recipe_figures
 from .common import Context, model_phrase, sae_phrase
 from .evaluate import Evaluation, evaluation
 from .extract import activations
 from .labels import feature_labels, labelled
-from .projection import projection
+from .projection import plane, umap
 
 
 def main(context: Context) -> None:
@@ -23,9 +25,11 @@ def main(context: Context) -> None:
 def draw(context: Context, found: Evaluation) -> None:
     """Draw every figure of an evaluation into the run folder."""
     text = caption(context.config, str(activations(context).policy))
-    held = found.cells[found.cells["split"] == "held"].copy()
+    cells = found.cells
+    held = cells[(cells["split"] == "held") & cells["kind"].isin(["recipe", "null"])].copy()
     held["change"] = held["after"] / held["before"] - 1
     run = context.run
+    run.figure("headline", population_figures.headline(found.scores, text), found.scores)
     run.figure("mirror_boxplot", figures.mirror_boxplot(held, text), held)
     pairs = held[held["kind"] == "recipe"]
     run.figure("before_after", figures.before_after(pairs, text), pairs)
@@ -41,13 +45,17 @@ def draw(context: Context, found: Evaluation) -> None:
     named = [labelled(recipe.theta, labels).assign(objective=recipe.objective) for recipe in found.recipes]
     features = pd.concat(named, ignore_index=True)
     run.figure("waterfall", recipe_figures.waterfall(features, text), features)
-    points = projection(context, found)
-    run.figure("umap", recipe_figures.umap(points, text), points)
+    points = plane(context, found)
+    run.figure("plane", population_figures.plane(points, text), points)
+    if context.config.evaluate.umap:
+        points = umap(context, found)
+        run.figure("umap", recipe_figures.umap(points, text), points)
 
 
 def caption(config: Config, tokens: str | None) -> str:
     """Return one line on what a figure shows: model, data, contrast, and the SAE with its tokens (None: no one SAE)."""
-    source, target = (x if isinstance(x, str) else " + ".join(x) for x in (config.contrast.source, config.contrast.target))
+    contrast = config.contrast
+    source, target = side_names(contrast.source, contrast.target, halves=contrast.halves)
     return _caption(config, f"{source} -> {target} · layer {config.layer.index}", tokens)
 
 

@@ -73,15 +73,15 @@ def test_an_encoder_alone_runs_to_the_end_in_the_latent_geometry(steer, encoder,
     folder = tmp_path / done.stdout.strip().splitlines()[-1]
     scores = pd.read_csv(folder / "scores.csv")
     assert set(scores["space"]) == {"layer", "layer_nearest", "final", "final_nearest"}
-    assert {"latent", "no-op", "SAE spliced in", "random features, as latent", "split-half ceiling"} <= set(scores["recipe"])
-    recipe = scores[(scores["recipe"] == "latent") & (scores["space"] == "layer")].set_index("split")
-    assert recipe.loc["fit", "change"] < 0
+    assert {"latent", "no-op", "SAE spliced in", "random features, as latent", "split-half floor"} <= set(scores["recipe"])
+    recipe = scores[(scores["recipe"] == "latent") & (scores["space"] == "layer") & (scores["score"] == "gap")]
+    assert recipe.set_index("split").loc["fit", "value"] > 0
     genes = pd.read_csv(folder / "genes.csv")
     assert len(genes) == 0
     assert {"gene", "gap_fraction", "recipe"} <= set(genes.columns)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert not [name for name in metrics if "/de_" in name]
-    assert "latent/layer_change" in metrics
+    assert "latent/layer_edistance" in metrics
     for name in ("mirror_boxplot", "before_after", "sparsity", "feature_counts"):
         for suffix in ("png", "svg", "csv"):
             assert (folder / "plots" / f"{name}.{suffix}").stat().st_size > 100

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -109,15 +111,14 @@ def test_a_whole_run_and_its_folder(whole_run):
     assert metrics["latent/gap"] <= 1e-6
     scores = pd.read_csv(folder / "scores.csv")
     recipes = set(scores["recipe"])
-    assert {"latent", "expression", "no-op", "SAE spliced in", "split-half ceiling"} <= recipes
-    assert {"random features, as latent", "random features, as expression", "latent, labels shuffled"} <= recipes
-    no_op = scores[scores["recipe"] == "no-op"]
-    assert (no_op["change"] == 0).all()
-    assert (no_op["closer"] == 0).all()
-    both = scores[(scores["recipe"] == "latent") & (scores["space"] == "layer")]
+    assert {"latent", "expression", "no-op", "SAE spliced in", "split-half floor"} <= recipes
+    assert {"random features, as latent", "random features, as expression", "mean difference, gap of latent"} <= recipes
+    no_op = scores[(scores["recipe"] == "no-op") & scores["score"].isin(["change", "closer", "edistance", "gap"])]
+    assert (no_op["value"] == 0).all()
+    both = scores[(scores["recipe"] == "latent") & (scores["space"] == "layer") & (scores["score"] == "gap")]
     assert set(both["split"]) == {"fit", "held"}
-    assert both.set_index("split").loc["fit", "change"] < 0
-    for name in ("mirror_boxplot", "before_after", "sparsity", "feature_counts", "waterfall", "umap"):
+    assert both.set_index("split").loc["fit", "value"] > 0
+    for name in ("headline", "mirror_boxplot", "before_after", "sparsity", "feature_counts", "waterfall", "plane"):
         for suffix in ("png", "svg", "csv"):
             assert (folder / "plots" / f"{name}.{suffix}").stat().st_size > 100
     assert (folder / ".hydra" / "config.yaml").is_file()
@@ -125,6 +126,7 @@ def test_a_whole_run_and_its_folder(whole_run):
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == len(list((folder / "plots").glob("*.svg")))
     assert "Recipe expression" in page
+    assert (folder / "conclusion.txt").read_text().splitlines()[0] in html.unescape(page)
     assert len(page) < 5_000_000
 
 
@@ -187,6 +189,7 @@ def test_a_plan_runs_nothing(steer, tmp_path):
     text = steer(*small("run"), "--plan", cwd=tmp_path).stdout
     assert "tokens" in text
     assert "GB for 1 layer(s)" in text
+    assert re.search(r"null +2 fits; 4 exact refits .*, 2 through the model: some \d+ s", text)
     assert not (tmp_path / "outputs" / ".store" / "builds.jsonl").exists()
 
 

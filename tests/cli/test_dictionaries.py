@@ -25,7 +25,7 @@ def test_training_reports_the_sae_beside_its_baselines(steer):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["sae_held/fvu"] == pytest.approx(table.loc["SAE", "fvu"], rel=1e-6)
     types = pd.read_csv(folder / "types.csv")
-    assert types["n"].sum() == 15
+    assert types["n"].sum() == 45
     for name in ("training_curve", "features", "baselines"):
         assert all((folder / "plots" / f"{name}.{kind}").is_file() for kind in ("png", "svg", "csv"))
     curve = pd.read_csv(folder / "plots" / "training_curve.csv")

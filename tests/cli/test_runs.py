@@ -141,10 +141,10 @@ def test_clean_says_asks_and_keeps_what_runs_stand_on(ask, workdir, tmp_path, fi
 
 
 def test_validate_says_everything_at_once():
-    words = ["objective=latnt", "sae.kk=3", "sae.k=-1", "sae.held_out=2", "lambda.value=7", "seed=1"]
+    words = ["objective=latnt", "sae.kk=3", "sae.k=-1", "dataset.test_share=2", "lambda.value=7", "seed=1"]
     found = config_problems(words)
     assert len(found) == 5
-    for line, part in zip(found, ["'latnt'", "'kk'", "sae.k=-1", "sae.held_out=2", "lambda.value=7"], strict=True):
+    for line, part in zip(found, ["'latnt'", "'kk'", "dataset.test_share=2", "sae.k=-1", "lambda.value=7"], strict=True):
         assert part in line
     assert config_problems(["contrast=labels"]) == [
         "contrast.source is needed: add contrast.source=... to the command.",

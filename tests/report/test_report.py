@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import matplotlib as mpl
@@ -17,7 +18,8 @@ from steerpipe.report.page import comparison_page, run_page, sweep_page, write_p
 from steerpipe.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SPACES = ("layer", "final", "de_up", "de_down")
+HEADLINE = {"edistance": 0.01, "gap": 0.01, "c2st": 0.5, "closer": 0.2, "change": 0.2}
+CELLS = {"closer": 0.2, "change": 0.2}
 
 
 def make_run(folder, *, seed=0, model="mini", k=8):
@@ -31,16 +33,18 @@ def make_run(folder, *, seed=0, model="mini", k=8):
     }
     with Run(folder, "run", config, overrides=[f"sae.k={k}"]) as run:
         rows = [
-            {"recipe": recipe, "kind": kind, "split": "held", "space": space, "closer": rng.random(), "change": rng.normal()}
+            {"recipe": recipe, "kind": kind, "split": "held", "space": space, "score": score, "value": rng.random(), "p": p}
             for recipe, kind in (
                 ("latent", "recipe"),
                 ("expression", "recipe"),
                 ("no-op", "control"),
                 ("random features", "control"),
             )
-            for space in SPACES
+            for space, scores in {"layer": HEADLINE, "expression": HEADLINE, "de_up": CELLS}.items()
+            for score, p in scores.items()
         ]
         run.table("scores", pd.DataFrame(rows))
+        run.text("conclusion", ["latent: moves the population."])
         on = rng.permutation(64)[:12]
         run.table("recipe_latent", pd.DataFrame({"feature": on, "theta": rng.normal(size=12)}))
         named = {"feature": np.arange(64), "genes": "CD8A CCL5", "terms": "T cell activation", "verdict": "above both floors"}
@@ -69,10 +73,21 @@ def pages(tmp_path_factory):
 
 def test_the_page_has_what_a_reader_needs(pages):
     text = (pages / "run.html").read_text()
-    for part in ("Scores", "no-op", "Recipe latent", "T cell activation", "above both floors", "What is not claimed"):
+    for part in (
+        "Did the population change identity?",
+        "Distances per cell",
+        "no-op",
+        "Recipe latent",
+        "T cell activation",
+        "above both floors",
+        "What is not claimed",
+    ):
         assert part in text
     assert "It is not AIDO.Cell" in text
     assert "CD4 → &lt;CD8&gt;" in text
+    assert "latent: moves the population." in text
+    assert '<span class="grey">' in text
+    assert "~" not in re.sub(r"<script.*?</script>|<pre.*?</pre>", "", text, flags=re.S)
     assert text.count("<svg") == 2
     assert "How to cite" in text
     assert len(text) < 5_000_000

@@ -184,10 +184,10 @@ def test_the_masked_readout_predicts_each_gene_with_its_group_hidden(context):
     np.testing.assert_array_equal(plain.layer[some], experiment.layer[some])
 
 
-def test_source_cells_are_capped(context):
-    split = prepare(context("model.source_cells=14", "dataset.max_cells=150")).split
-    assert len(split.source) == 14
-    assert len(split.target) == len(prepare(context("dataset.max_cells=150")).split.target)
+def test_contrast_cells_are_capped(context):
+    split = prepare(context("model.contrast_cells=14", "dataset.max_cells=150")).split
+    assert len(split.source) == len(split.target) == 14
+    assert len(prepare(context("dataset.max_cells=150")).split.target) > 14
 
 
 def test_steering_refuses_the_subset_of_genes(context):

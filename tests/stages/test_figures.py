@@ -21,7 +21,7 @@ from steerpipe.store import Store
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text()
 STEPS = [pair[::-1] for pair in re.findall(r"(?<=[ \t,])(run|diagnose|pareto|transfer):(\w+)", MAKEFILE)]
 FIGURES = {
-    "run": {"mirror_boxplot", "before_after", "sparsity", "feature_counts", "waterfall", "umap"},
+    "run": {"headline", "mirror_boxplot", "before_after", "sparsity", "feature_counts", "waterfall", "plane"},
     "pareto": {"pareto"},
     "lambda_path": {"lambda_path"},
     "x8_vs_x16": {"widths"},
@@ -37,7 +37,8 @@ def play(tiny_folder, tmp_path_factory):
         words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "dataset.max_cells=150"]
         run = Run(outputs / name, stage, {})
         run.path.mkdir(parents=True, exist_ok=True)
-        small = ["evaluate.objectives=[latent]"] if name == "mirror_boxplot" else []
+        small = ["evaluate.objectives=[latent,latent:cell]"] if name == "mirror_boxplot" else []
+        small += ["evaluate.dictionaries=2"] if name == "robust" else []
         context = Context(compose(f"experiment={name}", *words, *small), Store(outputs / "store"), run)
         importlib.import_module(f"steerpipe.stages.{stage}").main(context)
         return context
@@ -65,7 +66,7 @@ def test_the_front_runs_from_expression_to_latent(play):
     table = pd.read_csv(play("pareto", "pareto").run.path / "front.csv")
     front = table[table["weight"].notna()].sort_values("weight")
     assert front["weight"].tolist() == [0, 0.5, 1]
-    assert front["layer_change"].iloc[-1] < front["layer_change"].iloc[0]
+    assert front["layer_gap"].iloc[-1] > front["layer_gap"].iloc[0]
     still = table[table["recipe"] == "no change"]
     assert (still[["layer_change", "de_change"]] == 0).all(axis=None)
 
@@ -107,12 +108,13 @@ def test_labels_are_those_of_the_dictionary_in_use(tmp_path):
 @pytest.mark.parametrize("wild", [0.0, 9.0])
 def test_an_outlier_of_the_control_neither_flattens_the_boxes_nor_goes_unsaid(rng, wild):
     rows = []
-    for recipe in ("latent", "random features, as latent"):
+    for kind in ("recipe", "null"):
         for space in ("layer", "final", "layer_nearest", "de_up", "de_down", "de_up_unseen", "de_down_unseen"):
-            change = rng.uniform(-0.4, 0.2, 30) if recipe == "latent" else rng.normal(0, 0.01, 30)
-            change[0] = wild if recipe != "latent" and space == "layer" else change[0]
-            rows.append(pd.DataFrame({"recipe": recipe, "space": space, "cell": np.arange(30), "change": change}))
-    figure = mirror_boxplot(pd.concat(rows), "caption")
+            change = rng.uniform(-0.4, 0.2, 30) if kind == "recipe" else rng.normal(0, 0.01, 30)
+            change[0] = wild if kind == "null" and space == "layer" else change[0]
+            frame = pd.DataFrame({"recipe": "latent", "kind": kind, "space": space, "cell": np.arange(30), "change": change})
+            rows.append(frame.assign(deal=0))
+    figure = mirror_boxplot(pd.concat(rows, ignore_index=True), "caption")
     low, high = figure.axes[0].get_ylim()
     assert -60 < low < -40
     assert 20 < high < 40

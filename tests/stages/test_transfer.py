@@ -17,7 +17,7 @@ from steerpipe.stages.experiment import prepare
 from steerpipe.stages.fit import fit
 from steerpipe.store import Store
 
-PHASE = ["transfer.by=phase", "transfer.types=[G1,S]", "transfer.min_cells=8", "contrast.held_out=0.4"]
+PHASE = ["transfer.by=phase", "transfer.types=[G1,S]", "transfer.min_cells=8", "dataset.test_share=0.4"]
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,17 @@ def test_groups_share_no_cell_and_keep_the_split(experiment):
     assert [g.name for g in groups] == ["G1", "S"]
     phase = experiment.activations.obs["phase"].to_numpy()
     for group in groups:
-        cells = experiment.split.source[np.concatenate([group.fit, group.held])]
-        assert (phase[np.concatenate([cells, group.target_fit, group.target_held])] == group.name).all()
-        assert not set(group.target_fit) & set(group.target_held)
+        cells = experiment.cells[np.concatenate([group.fit, group.held, group.target_fit])]
+        assert (phase[np.concatenate([cells, group.target_held])] == group.name).all()
+        assert not set(cells) & set(group.target_held)
+        assert set(group.target_fit) <= set(experiment.sides.target)
         assert set(group.fit) <= set(experiment.fit_rows)
         assert set(group.held) <= set(experiment.held_rows)
 
 
 def test_one_group_of_all_cells_is_the_plain_fit(experiment):
-    split = experiment.split
-    whole = transfer.Group("all", experiment.fit_rows, experiment.held_rows, split.target_fit, split.target_held)
+    held = experiment.split.target_held
+    whole = transfer.Group("all", experiment.fit_rows, experiment.held_rows, experiment.sides.target, held)
     objective = replace(experiment.context.config.objective, name="latent")
     theta, info = transfer.fit_groups(experiment, [whole], objective)
     np.testing.assert_allclose(theta, fit(experiment, objective).theta, atol=1e-5)
@@ -69,9 +70,10 @@ def test_every_group_is_aimed_at_its_own_target(experiment):
     def loss(theta):
         total = 0.0
         for g in groups:
-            after = experiment.layer[experiment.split.source[g.fit]] + (experiment.zbar[g.fit] * theta) @ W_dec
-            total += ((after - experiment.layer[g.target_fit].mean(0)) ** 2).sum()
-        return total / sum(len(g.fit) for g in groups)
+            after = experiment.layer[experiment.cells[g.fit]] + (experiment.zbar[g.fit] * theta) @ W_dec
+            goal = experiment.layer[experiment.cells[g.target_fit]].mean(0)
+            total += ((after.mean(0) - goal) ** 2).sum()
+        return total / len(groups)
 
     lam = experiment.context.config.lam.value
     slope = [(loss(1e-4 * e) - loss(-1e-4 * e)) / 2e-4 for e in np.eye(len(joint))]
@@ -92,10 +94,14 @@ def test_tables_and_figures(context):
     assert set(scores["relation"]) >= {"own", "transferred", "single type", "no change", "mean difference (dense)"}
     assert set(scores["score_on"]) == {"G1", "S"}
     still = scores[scores["relation"] == "no change"]
-    assert (still["change"] == 0).all()
+    assert (still.loc[still["score"].isin(["change", "edistance", "gap"]), "value"] == 0).all()
+    judged = scores[scores["relation"].isin(["own", "transferred"]) & (scores["score"] == "edistance")]
+    assert judged["p"].between(0, 1).all()
+    assert scores.loc[scores["kind"] == "control", "p"].isna().all()
     # with two groups, all others of one are the other
-    a = scores[(scores["score_on"] == "G1") & (scores["relation"] == "transferred")].set_index(["objective", "space"])["change"]
-    b = scores[(scores["score_on"] == "G1") & (scores["fit_on"] == "S")].set_index(["objective", "space"])["change"]
+    keys = ["objective", "space", "score"]
+    a = scores[(scores["score_on"] == "G1") & (scores["relation"] == "transferred")].set_index(keys)["value"].sort_index()
+    b = scores[(scores["score_on"] == "G1") & (scores["fit_on"] == "S")].set_index(keys)["value"].sort_index()
     np.testing.assert_allclose(a, b.loc[a.index])
     assert set(pd.read_csv(folder / "markers.csv")["gene"]) == {"CD8A", "NKG7"}
     for name in ("transfer", "transfer_markers"):
