@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,7 @@ from steerpipe.cli.hydra import compose
 from steerpipe.run import Run
 from steerpipe.stages.common import Context
 from steerpipe.stages.experiment import prepare
-from steerpipe.stages.expression import latent_problem
+from steerpipe.stages.problems import latent_problem
 from steerpipe.steering import adam
 from steerpipe.steering.lasso import LatentProblem
 from steerpipe.store import Store
@@ -61,7 +62,7 @@ def synthetic(n: int, width: int, n_features: int, seed: int = 0) -> tuple[Make,
     theta[rng.choice(np.argsort(-rate)[:600], PLANTED, replace=False)] = rng.normal(0, 1, PLANTED)
     embeddings = 0.02 * rng.standard_normal((n, width))
     mu = ((z * theta) @ W).mean(0)
-    return lambda: LatentProblem(z, W, embeddings, mu), theta
+    return lambda: LatentProblem(z, W, embeddings, mu, match="cell"), theta
 
 
 def compare(make: Make, rounds: int) -> dict[str, Any]:
@@ -146,10 +147,10 @@ def main() -> None:
     outputs = Path(os.environ.get("STEER_OUTPUTS", "outputs"))
     with tempfile.TemporaryDirectory() as folder:
         experiment = prepare(Context(config, Store(outputs / ".store"), Run(Path(folder), "bench-fit", {})))
-    mu = experiment.layer[experiment.split.target_fit].mean(0)
-    embedded = compare(lambda: latent_problem(experiment, mu), options.rounds)
+    published = replace(config.objective, match="cell")  # the form that Adam is published for
+    embedded = compare(lambda: latent_problem(experiment, published), options.rounds)
     print("embedded:", json.dumps(embedded))
-    sklearn = against_sklearn(latent_problem(experiment, mu))
+    sklearn = against_sklearn(latent_problem(experiment, published))
     print("scikit-learn:", json.dumps(sklearn))
     make, planted = synthetic(options.cells, options.width, options.features)
     large = compare(make, options.rounds)
