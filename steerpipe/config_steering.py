@@ -98,7 +98,7 @@ class ObjectiveConfig:
         _one_of("evaluate.objectives", name, OBJECTIVES)
         changes: dict[str, Any] = {"name": name}
         for form in forms:
-            _one_of(f"the form in evaluate.objectives={choice}", form, tuple(FORMS))
+            _one_of(f"form in evaluate.objectives={choice}", form, tuple(FORMS))
             changes[FORMS[form]] = form
         return replace(self, **changes)
 

@@ -21,6 +21,9 @@ def test_tokens_of_other_weights_are_made_anew(tmp_path, monkeypatch):
     assert not tokens.current(file)
 
 
-@pytest.mark.parametrize("name", ["annotate", "extract", "fit", "manifold", "mini", "sae.planted", "sae.settings", "sae.tokens"])
+NAMES = ("annotate", "extract", "fit", "manifold", "mini", "sae.planted", "sae.settings", "sae.tokens")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_benchmark_is_one_of_this_package(name):
     assert importlib.import_module(f"benchmarks.{name}").__doc__
