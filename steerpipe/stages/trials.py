@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ..config_steering import EvaluateConfig
-from ..evaluate.de import cumulative, de_signs, direction_row, expressed_genes, gap_fraction, moved_genes
+from ..evaluate.de import cumulative, de_signs, direction_row, gap_fraction, moved_genes
 from ..evaluate.distances import distances
 from ..evaluate.entanglement import entanglement, gene_activity, participation_set
 from ..evaluate.inference import over_seeds
@@ -124,7 +124,7 @@ class _Scoring:
         self.experiment, self.config = experiment, config
         # held-out cells have a target of their own
         self.scorers = {split: scorer(experiment, split) for split in ("fit", "held")}
-        self.expressed = expressed_genes(experiment.counts[experiment.fit_rows])
+        self.expressed = self.scorers["held"].expressed
         self.scores: list[dict[str, object]] = []
         self.agreement: list[dict[str, object]] = []
         self.directions: list[dict[str, object]] = []

@@ -35,9 +35,3 @@ def mean_difference(source: np.ndarray, target: np.ndarray, norm: float | None =
     """Return the dense vector (D,) from the mean source to the mean target embedding, scaled to `norm` if given."""
     vector = target.mean(0) - source.mean(0)
     return np.asarray(vector if norm is None else vector / np.linalg.norm(vector) * norm)
-
-
-def shuffle_sides(source: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Deal the cells (N, D) of both sides out anew, sizes kept: a contrast without a difference."""
-    both = rng.permutation(np.concatenate([source, target]))
-    return both[: len(source)], both[len(source) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steerpipe.steering.controls import mean_difference, random_direction, random_recipe, shuffle_sides
+from steerpipe.steering.controls import mean_difference, random_direction, random_recipe
 
 
 def test_random_recipe_keeps_the_values_on_other_features(rng):
@@ -30,11 +30,3 @@ def test_mean_difference():
     source, target = np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 3.0]])
     np.testing.assert_allclose(mean_difference(source, target), [0, 3])
     np.testing.assert_allclose(mean_difference(source, target, norm=1.0), [0, 1])
-
-
-def test_shuffled_sides_keep_sizes_and_cells(rng):
-    a, b = np.arange(6.0)[:, None], np.arange(10.0, 14.0)[:, None]
-    x, y = shuffle_sides(a, b, rng)
-    assert (len(x), len(y)) == (6, 4)
-    assert sorted(np.concatenate([x, y])[:, 0]) == sorted(np.concatenate([a, b])[:, 0])
-    assert set(x[:, 0]) != set(a[:, 0])
