@@ -41,7 +41,10 @@ def matrix(scores: pd.DataFrame, caption: str) -> Figure:
                 for column in ("value", "p")
             }
             distance = 100 * wide["edistance", "value"]
-            image = ax.imshow(distance, cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto")
+            # a colour would say something of a score that its null reaches as well, and hide the grey text
+            image = ax.imshow(
+                np.where(wide["edistance", "p"] > LEVEL, np.nan, distance), cmap="RdBu_r", vmin=-100, vmax=100, aspect="auto"
+            )
             for (row, column), value in np.ndenumerate(distance):
                 within = wide["edistance", "p"][row, column] > LEVEL
                 dark = "#777777" if within else "white" if abs(value) > 60 else "black"
