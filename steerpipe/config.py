@@ -171,6 +171,12 @@ class SaeConfig:
     """tokens to train on; passes over the data follow"""
     seed: int = 0
     """of the first weights and of the tokens' order"""
+    members: int = 0
+    """seeds whose features are pooled into a consensus (`sae=consensus`), seed * members and those after it; 0: one training"""
+    tune: float = 0.5
+    """of a consensus: share of sae.tokens that the pooled features are trained on"""
+    tune_lr: float = 0.1
+    """of a consensus: peak learning rate then, as a share of sae.lr"""
 
     def __post_init__(self) -> None:
         if self.path == "":  # sae=file, and no file
@@ -178,7 +184,9 @@ class SaeConfig:
         _one_of("sae.activation", self.activation, ("identity", "relu"))
         _one_of("sae.selection", self.selection, ("topk", "batchtopk"))
         _one_of("sae.decay", self.decay, ("linear", "cosine"))
-        _positive("sae", self, "expansion", "k", "lr", "clip", "batch_size", "tokens", "dead_after")
+        _positive("sae", self, "expansion", "k", "lr", "clip", "batch_size", "tokens", "dead_after", "tune", "tune_lr")
+        if self.members < 0 or self.members == 1:
+            raise SteerError(f"sae.members={self.members} must be 2 or more for a consensus, or 0 for one training.")
 
 
 @dataclass

@@ -30,8 +30,10 @@ class ScoreConfig:
 class StabilityConfig:
     """How `steer stability` compares trainings that differ in their seed alone (group `stability`)."""
 
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     """sae.seed of each training"""
+    cells: int = 64
+    """held-out cells at the most, over whose tokens the codes of two dictionaries are correlated"""
     threshold: float = 0.7
     """cosine above which a matched pair counts as the same feature"""
     gene_sets: bool = True
@@ -42,6 +44,7 @@ class StabilityConfig:
             raise SteerError(f"stability.seeds={self.seeds} must be two or more seeds, each once.")
         if not 0 < self.threshold < 1:
             raise SteerError(f"stability.threshold={self.threshold} must lie strictly between 0 and 1.")
+        positive("stability", self, "cells")
 
 
 @dataclass

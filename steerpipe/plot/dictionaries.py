@@ -89,19 +89,29 @@ def baselines(table: pd.DataFrame, caption: str) -> Figure:
 
 
 @styled
-def frontier(table: pd.DataFrame, caption: str) -> Figure:
-    """Draw FVU over L0, and dead features over width, of the dictionaries of a sweep.
+def frontier(table: pd.DataFrame, settings: pd.DataFrame, caption: str) -> Figure:
+    """Draw FVU over L0, dead features over width, and fidelity over stability, of the dictionaries of a sweep.
 
     Parameters
     ----------
     table : one row a dictionary: expansion, k, seed, n_features, fvu, l0, dead (held-out cells)
+    settings : one row a setting: expansion, k, l0, fidelity_loss, recur_energy (either may be NaN), front
     """
-    figure, axes = subplots(1, 2, width=8.2, height=3.2)
+    choice = settings.dropna(subset=["fidelity_loss", "recur_energy"])
+    figure, axes = subplots(1, 3 if len(choice) else 2, width=12 if len(choice) else 8.2, height=3.2)
     for i, (expansion, rows) in enumerate(table.groupby("expansion")):
         colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         axes[0].scatter(rows["l0"], rows["fvu"], s=22, alpha=0.7, label=f"x{expansion:g}", color=colour, marker=marker)
         mean = rows.groupby("k")[["l0", "fvu"]].mean()
         axes[0].plot(mean["l0"], mean["fvu"], color=colour, lw=1)
+        mine = choice[choice["expansion"] == expansion]
+        for filled in (True, False) if len(mine) else ():
+            some = mine[mine["front"] == filled]
+            face, label = (colour if filled else "none"), (f"x{expansion:g}" if filled else None)
+            x, y = 100 * some["recur_energy"], some["fidelity_loss"]
+            axes[2].scatter(x, y, s=34, marker=marker, label=label, facecolors=face, edgecolors=colour)
+            for row in some.itertuples():
+                axes[2].annotate(f"k {row.k}", (100 * row.recur_energy, row.fidelity_loss), (4, 3), textcoords="offset points")
     for i, (k, rows) in enumerate(table.groupby("k")):
         colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         axes[1].scatter(rows["n_features"], 100 * rows["dead"], s=22, alpha=0.7, label=f"k {k:g}", color=colour, marker=marker)
@@ -114,7 +124,11 @@ def frontier(table: pd.DataFrame, caption: str) -> Figure:
     axes[1].set_xlabel("features")
     axes[1].set_ylabel("dead on held-out cells [%]")
     axes[1].set_ylim(bottom=0)
-    for ax, title in zip(axes, ("reconstruction against sparsity", "dead features against width"), strict=True):
+    titles = ["reconstruction against sparsity", "dead features against width", "filled: on the front with L0"]
+    if len(choice):
+        axes[2].set_xlabel("energy in features that other seeds have [%]")
+        axes[2].set_ylabel("fidelity: masked-gene loss")
+    for ax, title in zip(axes, titles, strict=False):
         ax.set_title(title, loc="left")
         ax.legend()
     note(figure, caption)
@@ -137,6 +151,32 @@ def seed_matches(pairs: pd.DataFrame, threshold: float, caption: str) -> Figure:
     ax.axvline(threshold, color="black", lw=0.8, ls="--", label=f"threshold {threshold:g}")
     ax.set_xlabel("cosine of matched decoder rows")
     ax.set_ylabel("pairs [%]")
+    ax.legend()
+    note(figure, caption)
+    return figure
+
+
+@styled
+def feature_stability(features: pd.DataFrame, caption: str) -> Figure:
+    """Draw how many features, and how much of the energy, are found by which share of the other seeds.
+
+    Parameters
+    ----------
+    features : columns stability (share of the other seeds that have it), energy (mean of z^2 |W_dec|^2), fires
+    """
+    alive = features[features["fires"]]
+    levels = np.sort(alive["stability"].round(3).unique())
+    at, of = np.arange(len(levels)), alive["stability"].round(3)
+    share = [100 * float((of == level).mean()) for level in levels]
+    energy = [100 * float(alive.loc[of == level, "energy"].sum() / alive["energy"].sum()) for level in levels]
+    figure, (ax,) = subplots(1, 1, width=4.8, height=3)
+    for offset, values, colour, label in ((-0.2, share, "#bdbdbd", "features that fire"), (0.2, energy, PALETTE[0], "energy")):
+        bars = ax.bar(at + offset, values, width=0.4, color=colour, label=label)
+        ax.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=7.5, padding=1)
+    ax.set_xticks(at, [f"{100 * level:.0f} %" for level in levels])
+    ax.set_xlabel("share of the other seeds that have the feature")
+    ax.set_ylabel("of all [%]")
+    ax.set_ylim(0, 1.12 * max([*share, *energy]))
     ax.legend()
     note(figure, caption)
     return figure

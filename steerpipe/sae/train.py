@@ -39,13 +39,23 @@ class Scale(NamedTuple):
     scale: float
 
 
-def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder: Path, *, device: torch.device) -> TopKSAE:
+def train_sae(
+    source: TokenSource,
+    cells: np.ndarray,
+    config: SaeConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    start: TopKSAE | None = None,
+) -> TopKSAE:
     """Train on the gene tokens of the given cells; a killed run resumes at its last checkpoint, to the same bytes.
 
     Parameters
     ----------
     cells : the training cells; no other cell is ever read
     folder : holds checkpoint.pt while training, and curve.jsonl: a row every 20 steps, means over those
+    start : an SAE of raw activations whose weights training goes on from; the features it lacks are drawn, those beyond
+        the configured number left out
 
     Returns
     -------
@@ -56,7 +66,10 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
     sae = TopKSAE(
         source.width, config.expansion * source.width, config.k, activation=config.activation, unit_norm=config.unit_norm
     )
-    by_rows(sae.initialise(config.seed)).to(device)
+    sae.initialise(config.seed)
+    if start is not None:
+        _begin_at(sae, start, Scale(centre, scale))
+    by_rows(sae).to(device)
     parameters = [p for p in sae.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=config.lr, betas=(0.9, 0.999), fused=True)
     idle = torch.zeros(sae.n_features, dtype=torch.int64, device=device)  # tokens since the feature last fired
@@ -102,6 +115,16 @@ def train_sae(source: TokenSource, cells: np.ndarray, config: SaeConfig, folder:
             sae.b_enc.sub_(centre.to(device) @ sae.W_enc)
             sae.b_dec.add_(centre.to(device))
     return sae.cpu().eval().requires_grad_(False)
+
+
+def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
+    """Copy an SAE's features, as they are on normalised tokens, over the first ones of an SAE that is to be trained."""
+    n = min(start.n_features, sae.n_features)
+    with torch.no_grad():
+        sae.W_enc[:, :n] = start.W_enc[:, :n]
+        sae.b_enc[:n] = scaled.scale * (start.b_enc[:n] + (scaled.centre - start.b_pre) @ start.W_enc[:, :n])
+        sae.W_dec[:n] = start.W_dec[:n]
+        sae.b_dec.copy_(scaled.scale * (start.b_dec + start.b_pre - scaled.centre))
 
 
 def normalisation(source: TokenSource, cells: np.ndarray, config: SaeConfig) -> Scale:

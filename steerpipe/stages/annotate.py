@@ -31,6 +31,7 @@ from .baselines import baselines
 from .common import Context, model_phrase, sae_phrase
 from .dictionary import Dictionary, check_dictionary, dictionary
 from .extract import Activations, activations
+from .recurrence import known_stability
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -42,7 +43,7 @@ class Annotated:
 
     Attributes
     ----------
-    features : one row a feature (see interpret.tables.feature_table)
+    features : one row a feature (see interpret.tables.feature_table); stability too, where `steer stability` has measured it
     enrichment : significant pairs and each feature's best one; modules : of the feature graph; types : activity by type
     edges : the feature graph, columns a, b, ochiai
     scores : the SAE's row in the table of dictionaries
@@ -168,6 +169,9 @@ def annotation(context: Context) -> Annotated:
     frames = {
         name: pd.read_parquet(path / f"{name}.parquet") for name in ("features", "enrichment", "modules", "types", "edges")
     }
+    known = known_stability(context.store, given.dictionary.artefact.key)
+    if known is not None:
+        frames["features"]["stability"] = known.reindex(frames["features"]["feature"]).to_numpy()
     return Annotated(artefact, **frames, scores=json.loads((path / "scores.json").read_text()), activity=where)
 
 

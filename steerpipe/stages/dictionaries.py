@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..sae.metrics import nearest_cosine, score_sae
 from ..store import Artefact
 from .baselines import baselines
 from .common import Context
-from .dictionary import Dictionary
+from .dictionary import Dictionary, dictionary, member_configs
 from .extract import Activations, layer_index, load_cells, load_steered_model
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Comparison:
 
 
 def compare(context: Context, source: Activations, found: Dictionary) -> Comparison:
-    """Return the configured SAE's comparison on the test cells, scoring what is missing.
+    """Return the configured SAE's comparison on the test cells, scoring what is missing; a consensus stands beside its members.
 
     Raises
     ------
@@ -55,6 +55,11 @@ def compare(context: Context, source: Activations, found: Dictionary) -> Compari
     require_test(len(source.test))
     config = context.config
     parents = [found.artefact]
+    members = {
+        f"member, seed {one.seed}": dictionary(replace(context, config=replace(config, sae=one)), source)
+        for one in member_configs(config.sae)
+    }
+    parents += [member.artefact for member in members.values()]
     fitted = None
     if config.score.baselines:
         artefact, fitted = baselines(context, source, found)
@@ -62,7 +67,8 @@ def compare(context: Context, source: Activations, found: Dictionary) -> Compari
     settings = {**as_dict(config.score), "seed": config.seed, "layer": layer_index(config), "label": config.dataset.label}
 
     def build(folder: Path) -> None:
-        _build(context, source, found, fitted, folder)
+        every = rivals(found, fitted) | {name: member.sae for name, member in members.items()}
+        _build(context, source, found, every, folder)
 
     artefact = context.store.get("score", version=VERSION, config=settings, parents=parents, build=build)
     read = (pd.read_csv(artefact.path / f"{name}.csv") for name in ("dictionaries", "types", "features"))
@@ -79,17 +85,16 @@ def rivals(found: Dictionary, fitted: Baselines | None) -> dict[str, FeatureDict
     return every
 
 
-def _build(context: Context, source: Activations, found: Dictionary, fitted: Baselines | None, folder: Path) -> None:
-    config, tokens, held = context.config, source.tokens, source.test
-    every, seen = rivals(found, fitted), source.fit_sample
+def _build(context: Context, source: Activations, found: Dictionary, every: dict[str, FeatureDictionary], folder: Path) -> None:
+    config, tokens, held, seen = context.config, source.tokens, source.test, source.fit_sample
     rows, density = [], np.zeros(0)
-    for name, dictionary in every.items():
-        score = score_sae(dictionary, tokens, held)
+    for name, one in every.items():
+        score = score_sae(one, tokens, held)
         density = score.density if name == SAE else density
         row = {
             "dictionary": name,
-            "n_features": dictionary.n_features,
-            "fvu_train": score_sae(dictionary, tokens, seen).fvu,
+            "n_features": one.n_features,
+            "fvu_train": score_sae(one, tokens, seen).fvu,
         }
         rows.append(row | {key: getattr(score, key) for key in ("fvu", "mse_uncentred", "l0", "dead", "rare")})
     table = pd.DataFrame(rows)
@@ -133,7 +138,7 @@ def _losses(context: Context, source: Activations, every: dict[str, FeatureDicti
     cells = load_cells(config, model.genes)
     some = np.sort(np.random.default_rng([config.seed, 5]).permutation(source.test)[: config.score.cells])
     mean = np.concatenate(source.tokens.cells(source.fit_sample[:64])).mean(0)
-    moved = {name: dictionary.to(device) for name, dictionary in every.items()}
+    moved = {name: one.to(device) for name, one in every.items()}
     losses = splice_losses(
         model,
         cells[some],

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ..config import Config, as_dict
+from ..config import Config, SaeConfig, as_dict
 from ..device import pick_device
 from ..digest import file_digest
 from ..errors import SteerError
 from ..models.checkpoints import model_folder, read_config
+from ..sae.consensus import merged, pool
 from ..sae.io import import_sae, load_sae, sae_files, save_sae
 from ..sae.metrics import score_sae
 from ..sae.model import TopKSAE
@@ -48,12 +50,26 @@ def check_dictionary(config: Config) -> None:
         raise SteerError(f"sae.k={config.sae.k} is more than the {n_features} features of expansion {config.sae.expansion}.")
 
 
+def member_configs(config: SaeConfig) -> list[SaeConfig]:
+    """Return the settings of a consensus's members; none for one training. Two consensuses share no member."""
+    if config.path is not None:
+        return []
+    first = config.seed * config.members
+    default = SaeConfig()
+    plain = replace(config, members=0, tune=default.tune, tune_lr=default.tune_lr)
+    return [replace(plain, seed=first + i) for i in range(config.members)]
+
+
 def dictionary(context: Context, source: Activations) -> Dictionary:
     """Return the configured SAE on the given activations, training or importing it when it is missing."""
     config = context.config.sae
     settings = as_dict(config)
     settings.pop("path")
     inputs: list[str] = []
+    members = [dictionary(replace(context, config=replace(context.config, sae=one)), source) for one in member_configs(config)]
+    if not members:
+        for unused in ("members", "tune", "tune_lr"):
+            settings.pop(unused)
     if config.path is not None:
         files = sae_files(Path(config.path).expanduser())
         settings = {}
@@ -62,7 +78,11 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
 
     def build(folder: Path) -> None:
         if config.path is None:
-            sae = train_sae(source.tokens, source.fit, config, folder, device=pick_device(context.config.device))
+            device = pick_device(context.config.device)
+            if members:
+                sae = _consensus(source, [one.sae for one in members], config, folder, device)
+            else:
+                sae = train_sae(source.tokens, source.fit, config, folder, device=device)
             origin = {"steerpipe": as_dict(config)}
         else:
             sae = import_sae(Path(config.path).expanduser())
@@ -78,7 +98,22 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
         density = {f"density_{name.removeprefix('sae_')}": score.density for name, score in scores.items()}
         pd.DataFrame({"feature": np.arange(sae.n_features), **density}).to_csv(folder / "features.csv", index=False)
 
-    artefact = context.store.get(
-        "train-sae", version=VERSION, config=settings, parents=[source.artefact], inputs=inputs, build=build
-    )
+    parents = [source.artefact, *(one.artefact for one in members)]
+    artefact = context.store.get("train-sae", version=VERSION, config=settings, parents=parents, inputs=inputs, build=build)
     return Dictionary(artefact, load_sae(artefact.path), json.loads((artefact.path / "scores.json").read_text()))
+
+
+def _consensus(source: Activations, members: list[TopKSAE], config: SaeConfig, folder: Path, device: torch.device) -> TopKSAE:
+    """Pool the members' features, keep the best supported, and train on from them."""
+    pooled = pool(members, source.tokens, source.fit_sample)
+    n = members[0].n_features
+    rows = {"feature": np.arange(min(n, len(pooled.support))), "support": pooled.support[:n], "energy": pooled.energy[:n]}
+    pd.DataFrame(rows).to_csv(folder / "pool.csv", index=False)
+    recurring = int((pooled.support > 1 / len(members)).sum())
+    log.info(
+        "consensus of %d seeds: %d features, %d of them in more than one seed; %d kept",
+        len(members), len(pooled.clusters), recurring, min(n, len(pooled.clusters)),
+    )  # fmt: skip
+    start = merged(members, pooled.clusters[:n])
+    tuned = replace(config, lr=config.tune_lr * config.lr, tokens=max(config.batch_size, int(config.tune * config.tokens)))
+    return train_sae(source.tokens, source.fit, tuned, folder, device=device, start=start)

@@ -147,6 +147,8 @@ def _text(row: pd.Series, genes: pd.DataFrame, terms: pd.DataFrame, types: pd.Da
         f"activity     on {row['density']:.2%} of tokens; participation ratio {row['pr']:.1f}; "
         f"{row['expressed']:.0%} of |code| where the gene is expressed",
     ]
+    if "stability" in row:
+        lines.append(f"stability    {row['stability']:.0%} of the other seeds of the dictionary have it")
     if row["half_label"]:
         lines.append(
             f"other half   '{row['half_label']}', chosen on half of the cells, has q {row['half_q']:.2g} on the other half"

@@ -20,10 +20,14 @@ def main(context: Context) -> None:
     found = search(annotation(context).features, config.find)
     context.run.table("features", found)
     context.run.metrics({"features/found": len(found)})
-    table = Table("feature", "label", "q", "cell type", "genes", box=None)
+    known = "stability" in found
+    table = Table("feature", "label", "q", "cell type", *(["seeds"] if known else []), "genes", box=None)
     for row in found.head(config.limit).itertuples():
         genes = " ".join(row.genes.split(", ")[:6])
-        table.add_row(str(row.feature), row.label or "-", f"{row.label_q:.2g}" if row.label else "-", row.top_type, genes)
+        seeds = [f"{row.stability:.0%}"] if known else []
+        table.add_row(
+            str(row.feature), row.label or "-", f"{row.label_q:.2g}" if row.label else "-", row.top_type, *seeds, genes
+        )
     Console().print(table)
     what = f" with '{config.find}'" if config.find else ""
     log.info("%d features%s; steer feature ID shows one", len(found), what)

@@ -25,6 +25,7 @@ from .common import Context
 from .experiment import Experiment, prepare
 from .expression import ExpressionPath, cells_key, read_by, recipe_parents
 from .problems import clamp_values, latent_problem, shift, weight_of
+from .recurrence import known_stability
 
 log = logging.getLogger(__name__)
 VERSION = 3
@@ -98,13 +99,19 @@ def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
 
 
 def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
-    """Return the recruited features, strongest first, with their activity in the source cells of the fit."""
+    """Return the recruited features, strongest first, with their activity in the source cells of the fit.
+
+    And with their stability, where `steer stability` has measured it.
+    """
     on = np.flatnonzero(recipe.theta)
     on = on[np.argsort(-np.abs(recipe.theta[on]), kind="stable")]
     activity = experiment.activity[experiment.fit_rows].mean(0)
     table = pd.DataFrame({"feature": on, "theta": recipe.theta[on], "mean_abs_code": activity[on]})
     if recipe.mode == "multiply":
         table.insert(2, "alpha", 1 + recipe.theta[on])
+    known = known_stability(experiment.context.store, experiment.dictionary.artefact.key)
+    if known is not None:
+        table["stability"] = known.reindex(on).to_numpy()
     return table if recipe.refit is None else table.assign(refit=recipe.refit[on])
 
 

@@ -12,7 +12,7 @@ from .dictionaries import compare
 from .dictionary import check_dictionary, dictionary
 from .extract import activations
 from .plot import dictionary_caption
-from .sae_sweep import write_sweep
+from .sae_sweep import recurs_in_sweep, write_sweep
 
 log = logging.getLogger(__name__)
 
@@ -44,5 +44,8 @@ def main(context: Context) -> None:
     run.figure("baselines", figures.baselines(table, caption), table)
     log.info("held-out cells:\n%s", table.round(4).to_string(index=False))
     if run.path.parent.name.endswith("_sweep"):
-        swept = write_sweep(run.path.parent, dictionary_caption(context.config, None))
-        log.info("the sweep so far:\n%s\n%s", swept.round(4).to_string(index=False), run.path.parent)
+        run.table("seeds", recurs_in_sweep(context, source, found))
+        swept, settings = write_sweep(run.path.parent, dictionary_caption(context.config, None))
+        log.info("the sweep so far:\n%s", swept.round(4).to_string(index=False))
+        log.info("its settings, front: best in fidelity, stability and L0:\n%s", settings.round(4).to_string(index=False))
+        log.info("%s", run.path.parent)

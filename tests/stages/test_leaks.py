@@ -14,6 +14,7 @@ from steerpipe.stages.common import Context
 from steerpipe.stages.experiment import prepare
 from steerpipe.stages.fit import fit
 from steerpipe.stages.null import null_recipes
+from steerpipe.stages.recurrence import feature_stability
 from steerpipe.store import Store
 
 GROUPS = {
@@ -52,7 +53,7 @@ def fitted(tiny_folder, tmp_path_factory):
         small = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "dataset.max_cells=null"]
         data = ["dataset=h5ad", f"dataset.path={folder}/cells.h5ad", "dataset.label=type"]
         contrast = ["contrast=labels", "contrast.source=A", "contrast.target=B"]
-        rest = ["sae.tokens=16000", "annotate.min_size=3", "annotate.n_random=2", "evaluate.n_genes=20", "lambda.value=0.2"]
+        rest = ["sae.tokens=16000", "annotate.min_size=3", "annotate.n_random=2", "evaluate.n_genes=20", "lambda.value=0.2", "stability.seeds=[0,1]"]
         context = Context(compose(*small, *data, *contrast, *rest, *words), Store(folder / "store"), run)
         annotated = annotate.annotation(context)
         experiment = prepare(context)
@@ -61,6 +62,7 @@ def fitted(tiny_folder, tmp_path_factory):
         found = {"weights": np.frombuffer(weights, np.uint8), "features": annotated.features, "terms": annotated.enrichment}
         found |= {"types": annotated.types, "sums": np.asarray(annotated.activity.sums)}
         found |= {"scores": pd.DataFrame([annotated.scores]), "expression": annotate.inputs(context).expression}
+        found |= {"stability": feature_stability(context, experiment.activations, experiment.dictionary, cells="fit")[1]}
         found |= {f"baseline {name}": each.W_dec.numpy() for name, each in others.items().items()}
         found |= {f"DE {name}": genes for name, genes in experiment.de_genes.sets().items()}
         for name in OBJECTIVES:
