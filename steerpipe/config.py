@@ -173,6 +173,9 @@ class SaeConfig:
     """of the first weights and of the tokens' order"""
     members: int = 0
     """seeds whose features are pooled into a consensus (`sae=consensus`), seed * members and those after it; 0: one training"""
+    support: float = 0.0
+    """of a consensus: least share of its members that must have a feature, which makes it smaller; 0: the best supported, as many
+    as a member has"""
     tune: float = 0.5
     """of a consensus: share of sae.tokens that the pooled features are trained on"""
     tune_lr: float = 0.1
@@ -187,6 +190,8 @@ class SaeConfig:
         _positive("sae", self, "expansion", "k", "lr", "clip", "batch_size", "tokens", "dead_after", "tune", "tune_lr")
         if self.members < 0 or self.members == 1:
             raise SteerError(f"sae.members={self.members} must be 2 or more for a consensus, or 0 for one training.")
+        if not 0 <= self.support <= 1:
+            raise SteerError(f"sae.support={self.support} must lie in [0, 1].")
 
 
 @dataclass

@@ -56,7 +56,7 @@ def member_configs(config: SaeConfig) -> list[SaeConfig]:
         return []
     first = config.seed * config.members
     default = SaeConfig()
-    plain = replace(config, members=0, tune=default.tune, tune_lr=default.tune_lr)
+    plain = replace(config, members=0, support=default.support, tune=default.tune, tune_lr=default.tune_lr)
     return [replace(plain, seed=first + i) for i in range(config.members)]
 
 
@@ -68,7 +68,7 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
     inputs: list[str] = []
     members = [dictionary(replace(context, config=replace(context.config, sae=one)), source) for one in member_configs(config)]
     if not members:
-        for unused in ("members", "tune", "tune_lr"):
+        for unused in ("members", "support", "tune", "tune_lr"):
             settings.pop(unused)
     if config.path is not None:
         files = sae_files(Path(config.path).expanduser())
@@ -106,13 +106,17 @@ def dictionary(context: Context, source: Activations) -> Dictionary:
 def _consensus(source: Activations, members: list[TopKSAE], config: SaeConfig, folder: Path, device: torch.device) -> TopKSAE:
     """Pool the members' features, keep the best supported, and train on from them."""
     pooled = pool(members, source.tokens, source.fit_sample)
-    n = members[0].n_features
-    rows = {"feature": np.arange(min(n, len(pooled.support))), "support": pooled.support[:n], "energy": pooled.energy[:n]}
+    enough = int((pooled.support >= config.support - 1e-9).sum())
+    n = min(members[0].n_features, enough)
+    if n < config.k:
+        what = f"only {n} features are in {config.support:.0%} of the {len(members)} seeds"
+        msg = f"{what}, fewer than sae.k={config.k}; set sae.support lower."
+        raise SteerError(msg)
+    rows = {"feature": np.arange(n), "support": pooled.support[:n], "energy": pooled.energy[:n]}
     pd.DataFrame(rows).to_csv(folder / "pool.csv", index=False)
-    recurring = int((pooled.support > 1 / len(members)).sum())
     log.info(
         "consensus of %d seeds: %d features, %d of them in more than one seed; %d kept",
-        len(members), len(pooled.clusters), recurring, min(n, len(pooled.clusters)),
+        len(members), len(pooled.clusters), int((pooled.support > 1 / len(members)).sum()), n,
     )  # fmt: skip
     start = merged(members, pooled.clusters[:n])
     tuned = replace(config, lr=config.tune_lr * config.lr, tokens=max(config.batch_size, int(config.tune * config.tokens)))

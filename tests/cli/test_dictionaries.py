@@ -56,7 +56,7 @@ def test_a_sweep_makes_one_table(steer, workdir):
 
 def test_a_consensus_stands_beside_its_members(steer):
     words = small(
-        "outputs=out", "sae=consensus", "sae.members=2", "sae.expansion=4", "sae.k=8", "score=quick", "sae.tokens=40000"
+        "outputs=out", "sae=consensus", "sae.members=2", "sae.expansion=4", "sae.k=4", "score=quick", "sae.tokens=200000"
     )
     run = Path(steer("train-sae", *words).stdout.split()[-1])
     table = pd.read_csv(run / "dictionaries.csv")
@@ -70,6 +70,10 @@ def test_a_consensus_stands_beside_its_members(steer):
     assert len(pools) == 1
     assert pools[0]["support"].isin([0.5, 1]).all()
     assert pools[0]["support"].is_monotonic_decreasing
+    n = int((pools[0]["support"] == 1).sum())
+    assert 4 <= n < len(pools[0])
+    run = Path(steer("train-sae", *words, "sae.support=1").stdout.split()[-1])
+    assert pd.read_csv(run / "dictionaries.csv")["n_features"].tolist() == [n, 128, 128]
 
 
 def test_batch_selection_as_typed(steer):
