@@ -174,8 +174,7 @@ class SaeConfig:
     members: int = 0
     """seeds whose features are pooled into a consensus (`sae=consensus`), seed * members and those after it; 0: one training"""
     support: float = 0.0
-    """of a consensus: least share of its members that must have a feature, which makes it smaller; 0: the best supported, as many
-    as a member has"""
+    """of a consensus: least share of its members that must have a feature; 0: the best supported, as many as a member has"""
     tune: float = 0.5
     """of a consensus: share of sae.tokens that the pooled features are trained on"""
     tune_lr: float = 0.1
