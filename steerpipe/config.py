@@ -154,6 +154,8 @@ class SaeConfig:
     """subtract the training tokens' geometric median before encoding (published: false)"""
     unit_norm: bool = True
     """keep decoder rows at length 1"""
+    centre: str = "none"
+    """none, or gene: each gene's mean stream is subtracted from its tokens, and codes are of the deviation from it"""
     auxk_weight: float = 1 / 32
     """weight of the auxiliary loss that revives dead features"""
     dead_after: int = 50_000
@@ -186,6 +188,9 @@ class SaeConfig:
         _one_of("sae.activation", self.activation, ("identity", "relu"))
         _one_of("sae.selection", self.selection, ("topk", "batchtopk"))
         _one_of("sae.decay", self.decay, ("linear", "cosine"))
+        _one_of("sae.centre", self.centre, ("none", "gene"))
+        if self.path is not None and self.centre != "none":
+            raise SteerError("sae.centre is for training: leave it out, the file of sae.path says what it is itself.")
         _positive("sae", self, "expansion", "k", "lr", "clip", "batch_size", "tokens", "dead_after", "tune", "tune_lr")
         if self.members < 0 or self.members == 1:
             raise SteerError(f"sae.members={self.members} must be 2 or more for a consensus, or 0 for one training.")
