@@ -101,8 +101,8 @@ def test_a_sweep_and_a_comparison(pages):
     sweep, both = (pages / "sweep.html").read_text(), (pages / "both.html").read_text()
     assert "sae.k" in sweep
     assert ">16<" in sweep
-    assert "A: one" in both
-    assert "B: one" in both
+    assert "A: One." in both
+    assert "B: One." in both
     assert "latent/gap" in both
 
 
@@ -160,6 +160,7 @@ def test_it_loads_offline_without_an_error(opened, name):
 
 def test_tables_sort_by_value_both_ways(opened):
     page = opened("run.html")
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     recipe = page.locator("section", has=page.get_by_role("heading", name="Recipe latent"))
     head = recipe.get_by_role("button", name="theta")
 
@@ -187,6 +188,14 @@ def test_it_is_used_by_keyboard_alone(opened):
     page.keyboard.press("Enter")
     assert column(page, 0, 1) == sorted(first)
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_no_wider_than_the_window_and_begins_with_the_answer(opened, width):
+    page = opened("run.html", viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    places = [page.locator(one).first.bounding_box()["y"] for one in (".answer", "nav", "table", "figure", "details")]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
