@@ -7,7 +7,7 @@ CAPTIONS = {
     "mirror_boxplot": "Change of each held-out cell's distance to the target, per recipe, in both geometries, with its null.",
     "plane": "Held-out cells before and after steering: along the way from source to target, and across it.",
     "before_after": "Each held-out cell's distance to the target before and after steering.",
-    "sparsity": "Features recruited and the fit's loss along the path of lambda.",
+    "sparsity": "Features recruited along the path of lambda, counted above thresholds of |theta|.",
     "feature_counts": "Features recruited by each recipe, counted above thresholds of |theta|.",
     "waterfall": "Theta of every recruited feature, strongest first, with its label.",
     "umap": "Cells on a UMAP of the unsteered ones, with the held-out cells steered by each recipe.",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +14,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+import steerpipe
 from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
+from steerpipe.plot.captions import CAPTIONS
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
 from steerpipe.run import Run
 
@@ -219,3 +222,10 @@ def test_it_prints_everything(opened, tmp_path):
     assert page.locator("details:not([open])").count() == 0
     assert page.locator("nav").is_hidden()
     assert json.loads(page.locator("pre").inner_text())["sae"] == {"k": 8}
+
+
+def test_every_figure_that_is_saved_has_a_caption():
+    source = "".join(path.read_text() for path in (Path(steerpipe.__file__).parent / "stages").glob("*.py"))
+    names = set(re.findall(r'run\.figure\("(\w+)"', source))
+    assert len(names) > 10
+    assert names == set(CAPTIONS)
