@@ -12,7 +12,7 @@ BENCH ?= outputs/bench-sae
 ARGS ?=
 JOBS ?= 2
 
-.PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate \
+.PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate bench-browse \
   bench-mini bench-manifold go-sets lint format types clean
 
 help:  ## list the targets
@@ -104,6 +104,9 @@ bench-fit: setup  ## the latent fit, exact and by Adam: time, objective and gap,
 
 bench-annotate: setup  ## all features against all GO sets at once, beside gseapy list by list
 	$(BIN)/python benchmarks/annotate.py
+
+bench-browse: setup  ## the feature browser at 10,000 features: size and search times in a headless Chromium
+	$(BIN)/python -m benchmarks.browse $(ARGS)
 
 bench-manifold: setup  ## are steered cells where real ones are? Remedies beside the dense mean difference, at equal gap
 	$(BIN)/python -m benchmarks.manifold $(ARGS)

@@ -37,6 +37,9 @@ def test_the_wheel_has_what_runs_read(installed):
         "steerpipe/models/weights/mini/model.safetensors",
         "steerpipe/data/resources/gene_list_19264.tsv.gz",
         "steerpipe/report/template.html",
+        "steerpipe/report/browser.html",
+        "steerpipe/report/browser.css",
+        "steerpipe/report/browser.js",
     ):
         assert name in names
     assert not [name for name in names if name.startswith(("tests/", "conf/", "benchmarks/"))]

@@ -51,6 +51,11 @@ def features(cfg: DictConfig) -> None:
     _run("features", cfg)
 
 
+def browse(cfg: DictConfig) -> None:
+    """Write features.html: every feature of the dictionary in one page, searched, sorted and opened without a network."""
+    _run("browse", cfg)
+
+
 def fit(cfg: DictConfig) -> None:
     """Fit a sparse steering vector: the exact latent lasso, or the expression objective through the model."""
     _run("fit", cfg)
@@ -92,7 +97,7 @@ def pretrain(cfg: DictConfig) -> None:
 
 
 TASKS = (
-    run, extract, train_sae, stability, annotate, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation,
+    run, extract, train_sae, stability, annotate, browse, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation,
     pretrain,
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from ..config import EMBEDDED
 from ..data.contrast import side_names
 from ..evaluate.inference import LEVEL
 from ..evaluate.tables import GREY, SHOWN, cell
+from ..plot.captions import caption_of
 
 FIRST = ("headline", "mirror_boxplot", "plane")
 """The figures that a page begins with."""
@@ -259,7 +260,7 @@ def _figures(folder: Path, prefix: str) -> list[dict[str, str]]:
     found = []
     files = sorted((folder / "plots").glob("*.svg"), key=lambda file: (file.stem not in FIRST, file.name))
     for number, file in enumerate(files):
-        title = prefix + file.stem.replace("_", " ")
+        title = prefix + caption_of(file.stem)
         if file.stat().st_size <= MAX_SVG:
             markup = _inline(file.read_text(), f"{prefix[:1]}{number}-")
         else:

@@ -16,7 +16,7 @@ DICTIONARY = "train-sae"
 
 def feature_labels(store: Store, recipe: Artefact) -> dict[int, str]:
     """Return {feature: label} from the newest annotation of a fit's dictionary in the store; empty where there is none."""
-    parents = {record.parent.name: _parents(record) for record in store.root.glob("*/*/artefact.json")}
+    parents = all_parents(store)
     mine = {key for key in parents.get(recipe.key, []) if (store.root / DICTIONARY / key).is_dir()}
     tables = [
         folder / "features.parquet" for folder in (store.root / STAGE).glob("*") if mine & _ancestors(folder.name, parents)
@@ -33,6 +33,11 @@ def labelled(theta: np.ndarray, labels: dict[int, str]) -> pd.DataFrame:
     """Return the recruited features of theta (F,); columns feature, theta, label."""
     on = np.flatnonzero(theta)
     return pd.DataFrame({"feature": on, "theta": theta[on], "label": [labels.get(int(f), "") for f in on]})
+
+
+def all_parents(store: Store) -> dict[str, list[str]]:
+    """Return {key: keys of its parents} of every artefact in a store."""
+    return {record.parent.name: _parents(record) for record in store.root.glob("*/*/artefact.json")}
 
 
 def _parents(record: Path) -> list[str]:

@@ -32,6 +32,7 @@ def test_help_lists_the_commands_and_groups(steer):
         "annotate",
         "feature",
         "features",
+        "browse",
         "fit",
         "evaluate",
         "plot",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +14,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+import steerpipe
 from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
+from steerpipe.plot.captions import CAPTIONS
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
 from steerpipe.run import Run
 
@@ -101,8 +104,8 @@ def test_a_sweep_and_a_comparison(pages):
     sweep, both = (pages / "sweep.html").read_text(), (pages / "both.html").read_text()
     assert "sae.k" in sweep
     assert ">16<" in sweep
-    assert "A: one" in both
-    assert "B: one" in both
+    assert "A: One." in both
+    assert "B: One." in both
     assert "latent/gap" in both
 
 
@@ -160,6 +163,7 @@ def test_it_loads_offline_without_an_error(opened, name):
 
 def test_tables_sort_by_value_both_ways(opened):
     page = opened("run.html")
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     recipe = page.locator("section", has=page.get_by_role("heading", name="Recipe latent"))
     head = recipe.get_by_role("button", name="theta")
 
@@ -189,6 +193,14 @@ def test_it_is_used_by_keyboard_alone(opened):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_no_wider_than_the_window_and_begins_with_the_answer(opened, width):
+    page = opened("run.html", viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    places = [page.locator(one).first.bounding_box()["y"] for one in (".answer", "nav", "table", "figure", "details")]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_can_be_read(opened, scheme):
     page = opened("run.html", color_scheme=scheme)
@@ -210,3 +222,10 @@ def test_it_prints_everything(opened, tmp_path):
     assert page.locator("details:not([open])").count() == 0
     assert page.locator("nav").is_hidden()
     assert json.loads(page.locator("pre").inner_text())["sae"] == {"k": 8}
+
+
+def test_every_figure_that_is_saved_has_a_caption():
+    source = "".join(path.read_text() for path in (Path(steerpipe.__file__).parent / "stages").glob("*.py"))
+    names = set(re.findall(r'run\.figure\("(\w+)"', source))
+    assert len(names) > 10
+    assert names == set(CAPTIONS)
