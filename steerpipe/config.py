@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .checks import label_words as _label_words
 from .checks import one_of as _one_of
 from .checks import positive as _positive
 from .checks import share as _share
@@ -59,7 +60,7 @@ class DatasetConfig:
     name: str = "pbmc68k_reduced"
     """a dataset that steerpipe knows, or `h5ad` for any file"""
     path: str | None = None
-    """for `h5ad`: the file"""
+    """for `h5ad`: the .h5ad file, or the .zarr folder"""
     label: str | None = None
     """obs column of cell labels"""
     batch: str | None = None
@@ -71,7 +72,9 @@ class DatasetConfig:
     test: str | None = None
     """obs column that marks the test cells (true/false or test/train), instead of test_share"""
     layer: str | None = None
-    """AnnData layer that has the raw counts; null is X"""
+    """where the raw counts are: an AnnData layer, or raw; null is X"""
+    gene_column: str | None = None
+    """column of var with the gene symbols or Ensembl ids, or index; null: the one that matches most of the model's genes"""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """names for sets of labels, for use in `contrast`"""
     aliases: bool = True
@@ -83,6 +86,9 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         _positive("dataset", self, "max_cells")
+        for name, labels in self.groups.items():
+            words = _label_words(f"dataset.groups.{name}", labels)
+            self.groups[name] = [words] if isinstance(words, str) else words or []
         if not 0 <= self.test_share < 1:
             raise SteerError(f"dataset.test_share={self.test_share} must lie in [0, 1).")
         _one_of("dataset.duplicates", self.duplicates, ("sum", "refuse"))
@@ -203,7 +209,7 @@ class ContrastConfig:
     """Which cells are steered, and towards which (group `contrast`)."""
 
     source: Any = NEEDED
-    """a name in dataset.groups, a label, or a list of labels"""
+    """a name in dataset.groups, a label (text, a number, true or false), or a list of labels"""
     target: Any = NEEDED
     """likewise"""
     column: str | None = None
@@ -214,6 +220,7 @@ class ContrastConfig:
     """of the halves, and of which cells model.contrast_cells keeps"""
 
     def __post_init__(self) -> None:
+        self.source, self.target = (_label_words(f"contrast.{name}", getattr(self, name)) for name in ("source", "target"))
         if self.halves and self.target not in (None, self.source):
             raise SteerError(f"contrast.halves deals out contrast.source alone: contrast.target={self.target} must be null.")
         if self.source is None or (self.target is None and not self.halves):
