@@ -100,6 +100,11 @@ def forward(task: Callable[[DictConfig], object], overrides: list[str], flags: d
     try:
         with _plain_errors():
             hydra.main(config_path=str(CONF), config_name="config", **_compat())(task)()
+            if flags.get("multirun"):
+                from .sweeps import Jobs, check_jobs
+
+                assert Jobs.folder is not None
+                check_jobs(Jobs.folder)
     finally:
         sys.argv = saved
 

@@ -128,6 +128,7 @@ def list_runs(
     elif reverse:
         runs.reverse()
     extra = [name for name in columns.split(",") if name] + ([sort] if sort and sort not in columns.split(",") else [])
+    why = ["error"] if any(run.manifest.get("error") for run in runs) and "error" not in extra else []
     if as_json:
         _json([run.row() | {name: run.value(name) for name in extra} for run in runs])
         return
@@ -139,10 +140,11 @@ def list_runs(
             run.manifest.get("seconds"),
             *map(run.value, extra),
             run.overrides,
+            *[run.manifest.get(name) for name in why],
         ]
         for run in runs
     ]
-    _print(["run", "stage", "status", "seconds", *extra, "overrides"], rows)
+    _print(["run", "stage", "status", "seconds", *extra, "overrides", *why], rows)
 
 
 def show(name: NAME = "last", outputs: OUTPUTS = Path("outputs"), as_json: JSON = False) -> None:

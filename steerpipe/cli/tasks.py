@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from .failure import Stopped, explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from ..run import Run
+    from ..tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -110,23 +114,44 @@ def _run(stage: str, cfg: DictConfig) -> None:
         _run_stage(stage, cfg)
     except Exception as error:
         line = explain(error)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and the sweep ends by naming this one
+            log.error("this job failed: %s", line or f"{type(error).__name__}: {error}", exc_info=line is None)
+            _record_failure(stage, cfg, line or error)
+            return
         if line is None:
             raise
-        # a sweep goes on with its other jobs, and Hydra names the one that failed
-        raise (line if HydraConfig.get().mode is RunMode.MULTIRUN else Stopped(line)) from error
+        raise Stopped(line) from error
 
 
-def _run_stage(stage: str, cfg: DictConfig) -> None:
+def _record_failure(stage: str, cfg: DictConfig, error: Exception) -> None:
+    """Leave a manifest of a job that failed before it had a run folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not (Path(HydraConfig.get().runtime.output_dir) / "manifest.json").is_file():
+        with suppress(type(error)), _open_run(stage, cfg):
+            raise error
+
+
+def _open_run(stage: str, cfg: DictConfig, tracker: Tracker | None = None) -> Run:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    from ..run import Run
+
+    hydra = HydraConfig.get()
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    typed: dict[str, Any] = {"overrides": list(hydra.overrides.task), "config_dir": next(iter(own), None)}
+    return Run(Path(hydra.runtime.output_dir), stage.replace("_", "-"), plain, tracker=tracker, **typed)
+
+
+def _run_stage(stage: str, cfg: DictConfig) -> None:
     from . import schema
 
     schema.register()  # a launcher's worker starts from nothing
     config = schema.from_hydra(cfg)
     import torch
 
-    from ..run import Run
     from ..stages.common import Context
     from ..store import Store
     from ..tracking import make_tracker
@@ -136,18 +161,14 @@ def _run_stage(stage: str, cfg: DictConfig) -> None:
 
         torch.set_num_threads(config.threads)
         numba.set_num_threads(min(config.threads, numba.get_num_threads()))
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
     store = Store(Path(config.outputs) / ".store", config.reuse)
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     tracker = make_tracker(config.tracker.name, config.tracker.project, config.tracker.uri)
-    typed: dict[str, Any] = {"overrides": list(hydra.overrides.task), "config_dir": next(iter(own), None)}
-    with Run(folder, stage.replace("_", "-"), plain, tracker=tracker, **typed) as record:
+    with _open_run(stage, cfg, tracker) as record:
         try:
             importlib.import_module(f"steerpipe.stages.{stage}").main(Context(config, store, record))
         finally:
             record.artefacts(store.used)
+    folder = record.path
     if stage == "run":
         from ..report.page import run_page, write_page
 

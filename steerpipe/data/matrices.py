@@ -99,7 +99,13 @@ def open_file(path: Path) -> Matrices:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats and names that repeat
-            return _read(path, _root(path))
+            root = _root(path)
+            try:
+                return _read(path, root)
+            except BaseException:
+                if path.is_file():
+                    root.close()
+                raise
     except Exception as error:  # h5py, zarr and anndata raise many types for a broken file
         line = " ".join(str(error).split())[:200]
         raise SteerError(_repair(path) or f"{path} cannot be read as {_broken(path, line)}") from error
