@@ -102,10 +102,10 @@ def test_words_in_quotes_stand_together(opened, tmp_path):
 
 def test_titles_stand_over_their_columns(opened):
     page = opened()
+    text = "node => { const r = new Range(); r.selectNodeContents(node); return r.getBoundingClientRect().right; }"
     for name in ("feature", "label", "pr"):
         title, cell = (page.locator(at).first for at in (f"#head [data-name={name}]", f"#space .c-{name}"))
         assert title.bounding_box()["x"] == pytest.approx(cell.bounding_box()["x"], abs=2)
-        text = "node => { const r = document.createRange(); r.selectNodeContents(node); return r.getBoundingClientRect().right; }"
         if name != "label":
             assert title.locator("button").evaluate(text) == pytest.approx(cell.evaluate(text), abs=2)
 
