@@ -25,3 +25,20 @@ def share(group: str, config: object, *names: str) -> None:
         value = getattr(config, name)
         if not 0 < value < 1:
             raise SteerError(f"{group}.{name}={value} must lie strictly between 0 and 1.")
+
+
+def label_words(name: str, value: object) -> str | list[str] | None:
+    """Return a label, or a list of labels, as text: whatever scalar the command line made of a word is one; None passes.
+
+    Raises
+    ------
+    SteerError
+        A mapping, an empty list, or a list of anything but scalars.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str | bool | int | float) for one in value):
+        return [str(one) for one in value]
+    raise SteerError(f"{name}={value} is neither a label nor a list of labels; write {name}=A, or '{name}=[A,B]'.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .checks import label_words as _label_words
 from .checks import one_of as _one_of
 from .checks import positive as _positive
 from .checks import share as _share
@@ -59,7 +60,7 @@ class DatasetConfig:
     name: str = "pbmc68k_reduced"
     """a dataset that steerpipe knows, or `h5ad` for any file"""
     path: str | None = None
-    """for `h5ad`: the file"""
+    """for `h5ad`: the .h5ad file, or the .zarr folder"""
     label: str | None = None
     """obs column of cell labels"""
     batch: str | None = None
@@ -71,7 +72,9 @@ class DatasetConfig:
     test: str | None = None
     """obs column that marks the test cells (true/false or test/train), instead of test_share"""
     layer: str | None = None
-    """AnnData layer that has the raw counts; null is X"""
+    """where the raw counts are: an AnnData layer, or raw; null is X"""
+    gene_column: str | None = None
+    """column of var with the gene symbols or Ensembl ids, or index; null: the one that matches most of the model's genes"""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """names for sets of labels, for use in `contrast`"""
     aliases: bool = True
@@ -83,6 +86,9 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         _positive("dataset", self, "max_cells")
+        for name, labels in self.groups.items():
+            words = _label_words(f"dataset.groups.{name}", labels)
+            self.groups[name] = [words] if isinstance(words, str) else words or []
         if not 0 <= self.test_share < 1:
             raise SteerError(f"dataset.test_share={self.test_share} must lie in [0, 1).")
         _one_of("dataset.duplicates", self.duplicates, ("sum", "refuse"))
@@ -154,6 +160,8 @@ class SaeConfig:
     """subtract the training tokens' geometric median before encoding (published: false)"""
     unit_norm: bool = True
     """keep decoder rows at length 1"""
+    centre: str = "none"
+    """none, or gene: each gene's mean stream is subtracted from its tokens, and codes are of the deviation from it"""
     auxk_weight: float = 1 / 32
     """weight of the auxiliary loss that revives dead features"""
     dead_after: int = 50_000
@@ -173,6 +181,8 @@ class SaeConfig:
     """of the first weights and of the tokens' order"""
     members: int = 0
     """seeds whose features are pooled into a consensus (`sae=consensus`), seed * members and those after it; 0: one training"""
+    support: float = 0.0
+    """of a consensus: least share of its members that must have a feature; 0: the best supported, as many as a member has"""
     tune: float = 0.5
     """of a consensus: share of sae.tokens that the pooled features are trained on"""
     tune_lr: float = 0.1
@@ -184,9 +194,14 @@ class SaeConfig:
         _one_of("sae.activation", self.activation, ("identity", "relu"))
         _one_of("sae.selection", self.selection, ("topk", "batchtopk"))
         _one_of("sae.decay", self.decay, ("linear", "cosine"))
+        _one_of("sae.centre", self.centre, ("none", "gene"))
+        if self.path is not None and self.centre != "none":
+            raise SteerError("sae.centre is for training: leave it out, the file of sae.path says what it is itself.")
         _positive("sae", self, "expansion", "k", "lr", "clip", "batch_size", "tokens", "dead_after", "tune", "tune_lr")
         if self.members < 0 or self.members == 1:
             raise SteerError(f"sae.members={self.members} must be 2 or more for a consensus, or 0 for one training.")
+        if not 0 <= self.support <= 1:
+            raise SteerError(f"sae.support={self.support} must lie in [0, 1].")
 
 
 @dataclass
@@ -194,7 +209,7 @@ class ContrastConfig:
     """Which cells are steered, and towards which (group `contrast`)."""
 
     source: Any = NEEDED
-    """a name in dataset.groups, a label, or a list of labels"""
+    """a name in dataset.groups, a label (text, a number, true or false), or a list of labels"""
     target: Any = NEEDED
     """likewise"""
     column: str | None = None
@@ -205,6 +220,7 @@ class ContrastConfig:
     """of the halves, and of which cells model.contrast_cells keeps"""
 
     def __post_init__(self) -> None:
+        self.source, self.target = (_label_words(f"contrast.{name}", getattr(self, name)) for name in ("source", "target"))
         if self.halves and self.target not in (None, self.source):
             raise SteerError(f"contrast.halves deals out contrast.source alone: contrast.target={self.target} must be null.")
         if self.source is None or (self.target is None and not self.halves):

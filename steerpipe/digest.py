@@ -7,6 +7,11 @@ from pathlib import Path
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, first 16 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """Return the sha256 of a file, or of a folder's files with their names, first 16 hex digits."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            whole.update(f"{file.relative_to(path).as_posix()} {file_digest(file)}\n".encode())
+        return whole.hexdigest()[:16]
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

@@ -12,11 +12,9 @@ from anndata import AnnData
 
 from ..config import DatasetConfig
 from ..errors import SteerError
-from .counts import CHUNK
+from .counts import CHUNK, read_rows
+from .gene_names import gene_names
 from .genes import Alignment, align
-
-ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "feature_id")
-"""Columns of `var` where files keep Ensembl ids beside symbols."""
 
 
 class CellSource:
@@ -31,19 +29,21 @@ class CellSource:
     ----------
     alignment : which genes matched
     obs : labels, one row a cell
-    table : one row a matched column (see Alignment.table)
+    table : one row a matched column (see Alignment.table), and names_from
+    names_from : where the dataset's gene names are: a column of var, or `index`
 
     Raises
     ------
     SteerError
-        Too few genes match, or a cell has no count on those that do.
+        No such dataset.gene_column, too few genes match, or a cell has no count on those that do.
     """
 
     def __init__(self, adata: AnnData, genes: Sequence[str], config: DatasetConfig) -> None:
-        ids = next((adata.var[name].astype(str).tolist() for name in ID_COLUMNS if name in adata.var), None)
-        names = adata.var_names.astype(str).tolist()
-        self.alignment: Alignment = align(names, genes, aliases=config.aliases, ids=ids, duplicates=config.duplicates)
-        self.table = self.alignment.table(names)
+        named = gene_names(adata.var, genes, column=config.gene_column, aliases=config.aliases)
+        options: dict[str, Any] = {"aliases": config.aliases, "ids": named.ids, "duplicates": config.duplicates}
+        self.alignment: Alignment = align(named.names, genes, **options)
+        self.names_from = named.column
+        self.table = self.alignment.table(named.names).assign(names_from=named.column)
         self.obs: pd.DataFrame = adata.obs
         self.shape = (adata.n_obs, len(genes))
         self._X = adata.X
@@ -58,4 +58,4 @@ class CellSource:
 
     def __getitem__(self, rows: Any) -> sp.csr_matrix:
         """Return float32 CSR counts of a slice of cells, or of ascending cell positions."""
-        return self.alignment.apply(self._X[rows])
+        return self.alignment.apply(read_rows(self._X, rows))

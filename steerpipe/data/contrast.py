@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..config import ContrastConfig, DatasetConfig
 from ..errors import SteerError, unknown
+from .labels import find_label
 from .split import fit_and_test, require_test
 
 MIN_CELLS = 10
@@ -70,9 +71,9 @@ def split_contrast(
     if column not in obs:
         raise unknown("label column", column, obs.columns)
     labels = obs[column].astype(str)
-    wanted = {"source": _labels(contrast.source, dataset, labels)}
+    wanted = {"source": group_labels(contrast.source, dataset, labels)}
     if not contrast.halves:
-        wanted["target"] = _labels(contrast.target, dataset, labels)
+        wanted["target"] = group_labels(contrast.target, dataset, labels)
         both = set(wanted["source"]) & set(wanted["target"])
         if both:
             raise SteerError(
@@ -100,14 +101,21 @@ def side_names(source: object, target: object, *, halves: bool = False) -> tuple
     return (f"{first}, half", "other half") if halves else (first, second)
 
 
-def _labels(choice: object, dataset: DatasetConfig, labels: pd.Series) -> list[str]:
-    """A name in dataset.groups, one label, or a list of labels -> the labels."""
-    wanted = dataset.groups.get(choice, [choice]) if isinstance(choice, str) else [str(c) for c in choice]  # type: ignore[attr-defined]
-    there = labels.unique()
-    for label in wanted:
-        if label not in there:
-            raise unknown(f"label in '{labels.name}'", label, [*dataset.groups, *sorted(there)])
-    return list(wanted)
+def group_labels(choice: str | list[str], dataset: DatasetConfig, labels: pd.Series) -> list[str]:
+    """Return the labels that a choice of cells means: a name in dataset.groups, one label, or a list of labels.
+
+    Parameters
+    ----------
+    labels : of every cell, as text
+
+    Raises
+    ------
+    SteerError
+        No such label.
+    """
+    wanted = dataset.groups.get(choice, [choice]) if isinstance(choice, str) else choice
+    there, what = labels.unique(), f"label in '{labels.name}'"
+    return [find_label(label, there, what=what, also=dataset.groups) for label in wanted]
 
 
 def _check(chosen: str, n_fit: int, n_test: int, labels: pd.Series, scored: bool) -> None:

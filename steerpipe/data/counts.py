@@ -2,48 +2,115 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
-from anndata import AnnData
 
 from ..errors import SteerError
+from .matrices import Matrices, take
 
 CHUNK = 4096
 """Rows read at once where all are looked at."""
+NOISE = 1e-3
+"""Counts nearer than this to a whole number are that number: other tools write 2.9999998 where they read 3."""
 
 
-def check_counts(adata: AnnData, *, name: str = "the dataset", min_cells: int = 20) -> None:
+class NotCountsError(SteerError):
+    """Values that no raw counts have."""
+
+
+def read_rows(matrix: Any, rows: Any) -> sp.csr_matrix:
+    """Return rows of raw counts, rounded to whole numbers, as float32 CSR.
+
+    Parameters
+    ----------
+    matrix : counts (N, n_vars), in memory or on disk
+    rows : a slice, or ascending positions
+    """
+    return _rounded(take(matrix, rows))
+
+
+def check_counts(matrix: Any, *, name: str = "the dataset", where: str = "X", min_cells: int = 20) -> float:
     """Refuse anything but a matrix of raw counts with enough cells; reads 4,096 cells at a time, from disk too.
+
+    Parameters
+    ----------
+    matrix : (N, n_vars), in memory or on disk
+    name, where : how messages call the dataset and the matrix
+
+    Returns
+    -------
+    How far the value that is farthest from a whole number is from it, below NOISE.
 
     Raises
     ------
     SteerError
-        Too few cells, NaN, negative or fractional values, or cells without a single count.
+        Too few cells, NaN, negative or fractional values (NotCountsError), or cells without a single count.
     """
-    if adata.n_obs < min_cells:
-        raise SteerError(f"{name} has {adata.n_obs} cells; at least {min_cells} are needed.")
-    empty = 0
-    for start in range(0, adata.n_obs, CHUNK):
-        X = adata.X[start : start + CHUNK]
-        _check_values(X.data if sp.issparse(X) else np.asarray(X), name)
-        empty += int((np.asarray(X.sum(axis=1)).ravel() == 0).sum())
+    if matrix.shape[0] < min_cells:
+        raise SteerError(f"{name} has {matrix.shape[0]} cells; at least {min_cells} are needed.")
+    empty, off = 0, 0.0
+    for start in range(0, matrix.shape[0], CHUNK):
+        X = take(matrix, slice(start, start + CHUNK))
+        off = max(off, _check_values(X.data if sp.issparse(X) else np.asarray(X), name, where))
+        none = np.asarray(_rounded(X).sum(axis=1)).ravel() == 0
+        faint = sp.csr_matrix(X)[none].data if off else np.empty(0)
+        if faint.any():  # no count at all, and not zero either: shares of a total, too small to be told from noise
+            raise _fractional(name, where, faint.max())
+        empty += int(none.sum())
     if empty:
         msg = f"{name} has {empty} cells without a single count; drop them: scanpy.pp.filter_cells(adata, min_counts=1)."
         raise SteerError(msg)
+    return off
 
 
-def _check_values(values: np.ndarray, name: str) -> None:
+def where_counts(offered: Matrices, chosen: str | None) -> str:
+    """Return what to do about a matrix that does not hold raw counts: which of the others do, by their first 512 cells."""
+    others = [name for name in offered.tables if name != (chosen or "X")]
+    good = [name for name in others if _holds_counts(offered.tables[name][0])]
+    if not good:
+        looked = f"; neither does {', '.join(others)}" if others else ""
+        return f"raw counts are needed, in X, raw or a layer{looked}."
+    setting = "dataset.layer=null" if good[0] == "X" else f"dataset.layer={good[0]}"
+    also = f" (so do: {', '.join(good[1:])})" if good[1:] else ""
+    return f"{setting} would do: it holds counts{also}."
+
+
+def _holds_counts(matrix: Any) -> bool:
+    try:
+        check_counts(take(matrix, slice(0, 512)), min_cells=1)
+    except NotCountsError:
+        return False
+    except SteerError:  # cells without a count, which are said when it is chosen
+        return True
+    return True
+
+
+def _rounded(X: Any) -> sp.csr_matrix:
+    """Round to whole numbers; the matrix itself, as float32 CSR, where nothing changes."""
+    counts = sp.csr_matrix(X, dtype=np.float32)
+    whole = np.rint(counts.data)
+    if np.array_equal(whole, counts.data):
+        return counts
+    rounded = sp.csr_matrix((whole, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
+    rounded.eliminate_zeros()
+    return rounded
+
+
+def _check_values(values: np.ndarray, name: str, where: str) -> float:
     if not np.isfinite(values).all():
-        raise SteerError(f"{name} holds NaN or infinite values; raw counts are needed in X.")
-    if values.size and values.min() < 0:
-        raise SteerError(f"{name} holds negative values (smallest {values.min():g}); raw counts are needed in X.")
-    fraction = values[values != np.round(values)]
-    if fraction.size:
-        msg = (
-            f"{name} does not hold raw counts: X has fractional values such as {fraction[0]:g}. "
-            "Put the counts in X, or name their layer with dataset.layer=counts."
-        )
-        raise SteerError(msg)
+        raise NotCountsError(f"{name} holds NaN or infinite values in {where};")
+    if values.size and values.min() <= -NOISE:
+        raise NotCountsError(f"{name} holds negative values (smallest {values.min():g}) in {where};")
+    off = np.abs(values - np.rint(values)) if values.dtype.kind == "f" else np.zeros(1)
+    if (off >= NOISE).any():
+        raise _fractional(name, where, values[off >= NOISE][0])
+    return float(off.max(initial=0))
+
+
+def _fractional(name: str, where: str, value: float) -> NotCountsError:
+    return NotCountsError(f"{name} does not hold raw counts: {where} has fractional values such as {value:g};")
 
 
 def recover_counts(log_values: np.ndarray | sp.spmatrix) -> sp.csr_matrix:

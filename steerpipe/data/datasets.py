@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import subprocess
 import sys
@@ -17,10 +19,13 @@ import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
 
 from ..errors import SteerError, unknown
-from .counts import check_counts, recover_counts
+from .counts import NotCountsError, check_counts, read_rows, recover_counts, where_counts
+from .matrices import Matrices, on_disk, open_file
 
 if TYPE_CHECKING:
     from ..config import DatasetConfig
+
+log = logging.getLogger(__name__)
 
 
 def data_dir() -> Path:
@@ -34,28 +39,57 @@ def load(cfg: DatasetConfig) -> AnnData:
     Returns
     -------
     AnnData
-        X: raw counts (N, n_vars), float32 CSR, or left on disk (backed) for a whole .h5ad; var_names: gene symbols; obs:
-        the labels as strings.
+        X: raw counts (N, n_vars), float32 CSR, or left on disk for a whole file (to be read by `counts.read_rows`); var: of
+        the matrix that was chosen (raw has its own); obs: the labels as strings.
+
+    Raises
+    ------
+    SteerError
+        No such dataset, file, layer or column, or no raw counts: the message names the layer that has them.
     """
     name = "h5ad" if cfg.name not in LOADERS and cfg.path is not None else cfg.name  # a user's own group has a name of its own
     if name not in LOADERS:
         raise unknown("dataset", name, LOADERS)
-    adata = LOADERS[name](cfg)
-    if cfg.layer is not None:
-        if cfg.layer not in adata.layers:
-            raise unknown("dataset.layer", cfg.layer, list(adata.layers) or ["(the file has none)"])
-        adata = AnnData(adata.layers[cfg.layer], obs=adata.obs, var=adata.var)
+    found = LOADERS[name](cfg)
+    return prepare(Matrices.of(found) if isinstance(found, AnnData) else found, cfg)
+
+
+def prepare(offered: Matrices, cfg: DatasetConfig) -> AnnData:
+    """Pick the matrix of raw counts, the labels and the cells that a config asks for (see `load`)."""
+    name, where = str(cfg.path or cfg.name), "X" if cfg.layer is None else f"dataset.layer={cfg.layer}"
+    n, rows = len(offered.obs), None
+    if cfg.max_cells is not None and n > cfg.max_cells:
+        rows = np.sort(np.random.default_rng(0).choice(n, cfg.max_cells, replace=False))
+    if cfg.layer is None and "X" not in offered.tables:
+        raise SteerError(f"{name} has no X: {where_counts(offered, None)}")
+    adata = offered.pick(cfg.layer, rows)
     for column in [c for c in (cfg.label, cfg.batch) if c is not None]:
         if column not in adata.obs:
             raise unknown("label column", column, adata.obs.columns)
         adata.obs[column] = adata.obs[column].astype(str)
-    if cfg.max_cells is not None and adata.n_obs > cfg.max_cells:
-        keep = np.sort(np.random.default_rng(0).choice(adata.n_obs, cfg.max_cells, replace=False))
-        adata = adata[keep].to_memory() if adata.isbacked else adata[keep].copy()
-    check_counts(adata, name=str(cfg.path or cfg.name))
-    if not adata.isbacked:
-        adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
+    try:
+        off = check_counts(adata.X, name=name, where=where)
+    except NotCountsError as error:
+        raise SteerError(f"{error} {where_counts(offered, cfg.layer)}") from None
+    _remark(name, adata, off)
+    if not on_disk(adata.X):
+        adata.X = read_rows(adata.X, slice(None))
     return adata
+
+
+def _remark(name: str, adata: AnnData, off: float) -> None:
+    """Say what is odd about a dataset and does no harm."""
+    if off > 0:
+        _once(f"{name}: counts are up to {off:.1g} off whole numbers, as other tools write them; they are rounded")
+    if not adata.obs_names.is_unique:
+        _once(f"{name}: {adata.obs_names.duplicated().sum()} cell names repeat; cells are told apart by their place")
+    if not adata.var_names.is_unique:
+        _once(f"{name}: {adata.var_names.duplicated().sum()} names in the index of var repeat (see dataset.duplicates)")
+
+
+@functools.cache
+def _once(line: str) -> None:
+    log.info(line)
 
 
 def pbmc68k_reduced(cfg: DatasetConfig | None = None) -> AnnData:
@@ -113,20 +147,6 @@ def pbmc8k(cfg: DatasetConfig | None = None) -> AnnData:
     return AnnData(sp.csr_matrix(table.to_numpy(np.float32).T), obs=obs, var=pd.DataFrame(index=table.index.astype(str)))
 
 
-def h5ad(cfg: DatasetConfig) -> AnnData:
-    """Any AnnData file, its X left on disk: `dataset.path`, and `dataset.label` for the column of cell types."""
-    path = Path(str(cfg.path))
-    if not path.is_file():
-        raise SteerError(f"dataset.path={path} does not exist (working folder: {Path.cwd()}).")
-    try:
-        adata = read_h5ad(path, backed="r")
-    except Exception as error:  # h5py and anndata raise many types for a broken file
-        line = " ".join(str(error).split())[:200]
-        raise SteerError(f"{path} cannot be read as .h5ad ({line}); is the file complete? Copy or write it again.") from error
-    adata.var_names = adata.var_names.astype(str)
-    return adata
-
-
 def _local(name: str) -> AnnData:
     path = data_dir() / f"{name}.h5ad"
     if not path.is_file():
@@ -135,10 +155,10 @@ def _local(name: str) -> AnnData:
     return read_h5ad(path)
 
 
-LOADERS: dict[str, Callable[[DatasetConfig], AnnData]] = {
+LOADERS: dict[str, Callable[[DatasetConfig], AnnData | Matrices]] = {
     "pbmc68k_reduced": pbmc68k_reduced,
     "pbmc3k": pbmc3k,
     "kang_ifnb": kang_ifnb,
     "pbmc8k": pbmc8k,
-    "h5ad": h5ad,
+    "h5ad": lambda cfg: open_file(Path(str(cfg.path))),
 }

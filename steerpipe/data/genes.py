@@ -133,7 +133,8 @@ def align(
         msg = (
             f"only {len(exact)} of {len(var_names)} gene names match the model's {len(genes)} genes "
             f"(+{len(pairs) - len(exact)} through the alias map; first names: {', '.join(map(str, list(var_names)[:3]))}); "
-            f"at least {needed} are needed. Use human gene symbols or Ensembl ids as var_names"
+            f"at least {needed} are needed. Use human gene symbols or Ensembl ids as var_names, "
+            "or name the column of var that has them with dataset.gene_column"
             + ("." if aliases else ", or set dataset.aliases=true.")
         )
         raise SteerError(msg)

@@ -7,9 +7,10 @@ import pandas as pd
 
 from ..config import DatasetConfig
 from ..errors import SteerError, unknown
+from .labels import label_key
 
-MARKS = {"true": True, "test": True, "false": False, "train": False}
-"""What an obs column that marks the test cells may hold, in any case of letters."""
+MARKS = {"test": True, "train": False}
+"""What an obs column that marks the test cells may hold beside true and false (1 and 0), in any case of letters."""
 
 
 def test_cells(obs: pd.DataFrame, dataset: DatasetConfig) -> np.ndarray:
@@ -65,10 +66,17 @@ def require_test(n: int, what: str = "the dataset") -> None:
 def _marked(obs: pd.DataFrame, column: str) -> np.ndarray:
     if column not in obs:
         raise unknown("column dataset.test", column, obs.columns)
-    marks = obs[column].astype(str).str.lower()
-    strange = sorted(set(marks) - set(MARKS))
+    marks = obs[column].astype(str)
+    known = {mark: _mark(mark) for mark in marks.unique()}
+    strange = sorted(mark for mark, test in known.items() if test is None)
     if strange:
         raise SteerError(
             f"dataset.test={column} holds '{strange[0]}'; allowed in that column: true and false, or test and train."
         )
-    return np.asarray(marks.map(MARKS), bool)
+    return np.asarray(marks.map(known), bool)
+
+
+def _mark(text: str) -> bool | None:
+    kind, value = label_key(text)
+    said = kind == "truth" or (kind == "number" and value in (0, 1))
+    return bool(value) if said else MARKS.get(text.lower())

@@ -185,7 +185,7 @@ def _codes(
         expressed = np.asarray((counts[some][:, valid] > 0).todense())
         for row, columns, x in zip(range(len(some)), source.columns(some), source.cells(some), strict=True):
             with torch.no_grad():
-                codes = dictionary.encode(torch.from_numpy(x).to(device))
+                codes = dictionary.at(columns).encode(torch.from_numpy(x).to(device))
             indices = np.ascontiguousarray(codes.indices.cpu().numpy())
             there = expressed[row, columns]
             yield columns.astype(np.int64), there, codes.values.float().cpu().numpy(), indices

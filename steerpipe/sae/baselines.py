@@ -3,11 +3,14 @@
 Each is fitted on a sample of training tokens, and offers what TopKSAE offers: `n_features`, `encode(x) -> Codes`,
 `decode(codes)`. The linear ones keep all codes of a token (k = F), their k largest, or, for PCA, the first k
 components: `sparse(k)` and `first(k)` give the same dictionary at the L0 of an SAE.
+
+Beside a gene-centred SAE they are gene-centred too, by the same means: those are many parameters, and no merit of an SAE.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..activations.tokens import TokenSource
 from .model import Codes, TopKSAE, weighted_rows
@@ -39,11 +42,29 @@ class FeatureDictionary(Protocol):
     @property
     def W_dec(self) -> Tensor: ...
 
+    @property
+    def gene_centred(self) -> bool: ...
+
+    def at(self, columns: np.ndarray | Tensor) -> FeatureDictionary: ...
+
     def encode(self, x: Tensor) -> Codes: ...
 
     def decode(self, codes: Codes) -> Tensor: ...
 
     def to(self, device: torch.device) -> FeatureDictionary: ...
+
+
+def own_batches(
+    dictionaries: Sequence[FeatureDictionary], source: TokenSource, cells: np.ndarray, batch_size: int
+) -> Iterator[tuple[Tensor, list[FeatureDictionary]]]:
+    """Yield tokens (n, D) and the dictionaries of them: cell by cell where any depends on the gene, else by batch_size."""
+    if not any(one.gene_centred for one in dictionaries):
+        yield from ((batch, list(dictionaries)) for batch in source.batches(cells, batch_size))
+        return
+    for start in range(0, len(cells), CELLS_AT_ONCE):
+        some = cells[start : start + CELLS_AT_ONCE]
+        for columns, x in zip(source.columns(some), source.cells(some), strict=True):
+            yield torch.from_numpy(x), [one.at(columns) for one in dictionaries]
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,7 @@ class LinearDictionary:
 
     Attributes
     ----------
-    centre : float32 (D,); W_enc : (D, F); W_dec : (F, D)
+    centre : float32 (D,), or (G, D), one of each gene (see TopKSAE); W_enc : (D, F); W_dec : (F, D)
     k : codes kept of a token; F is all of them
     leading : keep features 0..k-1 instead of the k largest |z|
     """
@@ -66,6 +87,21 @@ class LinearDictionary:
     @property
     def n_features(self) -> int:
         return self.W_dec.shape[0]
+
+    @property
+    def gene_centred(self) -> bool:
+        """Whether each gene has a centre."""
+        return self.centre.ndim == 2
+
+    def at(self, columns: np.ndarray | Tensor) -> LinearDictionary:
+        """Return the dictionary of some genes' tokens, int64 (n,) positions among its own; itself for one centre."""
+        if not self.gene_centred:
+            return self
+        return replace(self, centre=self.centre[torch.as_tensor(columns, device=self.centre.device)])
+
+    def centre_genes(self, means: Tensor) -> LinearDictionary:
+        """Return the dictionary of tokens of which this one is of their deviations from gene means (G, D)."""
+        return replace(self, centre=means + self.centre)
 
     def to(self, device: torch.device) -> LinearDictionary:
         """Return the dictionary on a device."""
@@ -127,12 +163,18 @@ class Baselines:
         arrays["k"] = torch.tensor(self.random.k)
         save_file({name: value.contiguous().clone() for name, value in arrays.items()}, folder / "baselines.safetensors")
 
+    def centre_genes(self, means: Tensor, genes: tuple[str, ...]) -> Baselines:
+        """Return the baselines of tokens of which these are of their deviations from gene means (G, D)."""
+        linear = {name: getattr(self, name).centre_genes(means) for name in NAMES[:3]}
+        return replace(self, **linear, random=self.random.centre_genes(means, genes))
+
     @classmethod
     def load(cls, folder: Path) -> Baselines:
         """Read what `save` wrote."""
         arrays = load_file(folder / "baselines.safetensors")
         sizes = arrays["random.W_enc"].shape
         random = TopKSAE(sizes[0], sizes[1], int(arrays["k"]))
+        random.b_pre = nn.Parameter(torch.zeros_like(arrays["random.b_pre"]), requires_grad=False)  # (D,) or (G, D)
         random.load_state_dict({name: arrays[f"random.{name}"] for name in random.state_dict()})
         converged, steps = arrays["ica"].tolist()
         neurons, pca, ica = (

@@ -90,4 +90,4 @@ def merged(members: Sequence[TopKSAE], clusters: Sequence[Mapping[int, int]]) ->
             sae.b_enc[at] = torch.stack(biases).mean()
             sae.W_dec[at] = F.normalize(torch.stack([one.W_dec[f] / length for one, f, length in rows]).mean(0), dim=0)
         sae.b_dec.copy_(torch.stack([one.b_dec + one.b_pre for one in members]).mean(0))
-    return sae
+    return sae.requires_grad_(False)

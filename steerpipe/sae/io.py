@@ -3,6 +3,10 @@
 SAELens applies relu to its codes. An SAE of ours with activation relu, or with thresholds that are not negative, is exactly
 the same there. With activation identity codes are signed: a token is encoded equally wherever its k-th largest pre-activation
 is not negative, and elsewhere SAELens reads the negative codes as 0. cfg.json says which of the two it is (metadata.saelens).
+
+A gene-centred SAE cannot be folded into SAELens' layout, which has one bias for all tokens: with the weights alone, raw tokens
+would be read wrongly and without a word. Its b_pre (G, D) is stored with the weights, its genes in cfg.json (metadata.genes),
+and its architecture has a name that SAELens does not know and so refuses, such as topk_gene_centred.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ from ..errors import SteerError
 from .model import ThresholdSAE, TopKSAE
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
+CENTRED = "_gene_centred"
 ARCHITECTURES = {"topk": TopKSAE, "jumprelu": ThresholdSAE, "standard": ThresholdSAE}
 """By SAELens' names; what batchtopk training makes is saved as jumprelu there too, and standard is a threshold of 0."""
+ARCHITECTURES |= {name + CENTRED: ARCHITECTURES[name] for name in ("topk", "jumprelu")}
 LAYOUT_SINCE = "6.0.0"
 """The SAELens version whose layout is written. Without one it takes a file for an older kind, and drops the metadata."""
 LAYOUT = ("cfg.json", "sae_weights.safetensors")
@@ -40,17 +46,22 @@ PLAIN = {
 
 
 def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
-    """Write an SAE. b_pre is folded into the biases, so that a reader needs to know nothing of it."""
+    """Write an SAE. b_pre is folded into the biases, so that a reader needs to know nothing of it; not so that of genes."""
     folder.mkdir(parents=True, exist_ok=True)
     threshold = isinstance(sae, ThresholdSAE)
     exact = sae.activation == "relu" or (isinstance(sae, ThresholdSAE) and bool((sae.threshold >= 0).all()))
     with torch.no_grad():
-        names = (*WEIGHTS, "threshold") if threshold else WEIGHTS
+        names = (*WEIGHTS, *(["threshold"] if threshold else []), *(["b_pre"] if sae.gene_centred else []))
         state = {name: getattr(sae, name).detach().cpu().clone().contiguous() for name in names}
-        state["b_enc"] -= sae.b_pre.cpu() @ state["W_enc"]
-        state["b_dec"] += sae.b_pre.cpu()
+        if not sae.gene_centred:
+            state["b_enc"] -= sae.b_pre.cpu() @ state["W_enc"]
+            state["b_dec"] += sae.b_pre.cpu()
+    saelens = "exact" if exact else "codes below 0 are read as 0"
+    if sae.gene_centred:
+        metadata = metadata | {"genes": sae.genes}
+        saelens = "refused: codes are of a token less the b_pre of its gene"
     cfg = {
-        "architecture": "jumprelu" if threshold else "topk",
+        "architecture": ("jumprelu" if threshold else "topk") + (CENTRED if sae.gene_centred else ""),
         "d_in": sae.W_enc.shape[0],
         "d_sae": sae.n_features,
         **({} if threshold else {"k": sae.k}),
@@ -62,7 +73,7 @@ def save_sae(sae: TopKSAE, folder: Path, metadata: dict[str, Any]) -> None:
         "reshape_activations": "none",
         "metadata": metadata
         | {"activation": sae.activation, "unit_norm": sae.unit_norm, "k": sae.k}
-        | {"saelens": "exact" if exact else "codes below 0 are read as 0", "sae_lens_version": LAYOUT_SINCE},
+        | {"saelens": saelens, "sae_lens_version": LAYOUT_SINCE},
     }
     (folder / "cfg.json").write_text(json.dumps(cfg, indent=1))
     save_file(state, folder / "sae_weights.safetensors")
@@ -122,7 +133,7 @@ def load_published(path: Path) -> TopKSAE:
 
 
 def load_sae(folder: Path) -> TopKSAE:
-    """Read an SAE of the topk, jumprelu or standard architecture in SAELens' layout.
+    """Read an SAE of the topk, jumprelu or standard architecture in SAELens' layout, or one of ours that is gene-centred.
 
     Its apply_b_dec_to_input and rescale_acts_by_decoder_norm are folded into the weights, which keeps its codes.
 
@@ -151,10 +162,17 @@ def load_sae(folder: Path) -> TopKSAE:
     missing = [key for key in ("d_in", "d_sae", "k") if key not in cfg]
     if missing:
         raise SteerError(f"{folder}/{LAYOUT[0]} lacks {', '.join(missing)}.")
+    centred = cfg["architecture"].endswith(CENTRED)
+    if centred and not isinstance(meta.get("genes"), list):
+        raise SteerError(f"{folder}/{LAYOUT[0]} lacks metadata.genes, whose means its SAE needs; fetch the files again.")
     # SAELens' own topk applies relu after TopK; ours marks its signed codes in the metadata
     options = {"activation": meta.get("activation", "relu"), "unit_norm": meta.get("unit_norm", False)}
-    names = (*WEIGHTS, "threshold") if cfg["architecture"] == "jumprelu" else WEIGHTS
-    sae = _filled(_sized(cfg["d_in"], cfg["d_sae"], cfg["k"], folder, kind=kind, **options), state, names, folder)
+    names = (*WEIGHTS, "threshold") if cfg["architecture"].startswith("jumprelu") else WEIGHTS
+    sae = _sized(cfg["d_in"], cfg["d_sae"], cfg["k"], folder, kind=kind, **options)
+    if centred:
+        sae.centre_genes(torch.zeros(len(meta["genes"]), cfg["d_in"]), tuple(meta["genes"]))
+        names = (*names, "b_pre")
+    sae = _filled(sae, state, names, folder)
     with torch.no_grad():
         if cfg.get("apply_b_dec_to_input", True):  # SAELens' default
             sae.b_enc.sub_(sae.b_dec @ sae.W_enc)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations.tokens import TokenSource
-from .baselines import FeatureDictionary
+from .baselines import FeatureDictionary, own_batches
 
 RARE = 1e-3
 
@@ -21,7 +21,8 @@ class SaeScore:
 
     Attributes
     ----------
-    fvu : sum ||x - x_hat||^2 / sum ||x - mean(x)||^2
+    fvu : sum ||x - x_hat||^2 / sum ||x - mean(x)||^2, the mean one vector for all tokens; of a gene-centred dictionary too, so
+        that its figure stands beside that of others (what its gene means explain is then part of it)
     mse_uncentred : the same over sum ||x||^2
     l0 : mean number of non-zero codes of a token
     dead, rare : share of features that never fire, and that fire on under 0.1 % of tokens (dead included)
@@ -47,10 +48,10 @@ def score_sae(sae: FeatureDictionary, source: TokenSource, cells: np.ndarray, *,
     fired = torch.zeros(sae.n_features, dtype=torch.float64)
     error = 0.0
     with torch.no_grad():
-        for batch in source.batches(cells, batch_size):
+        for batch, (own,) in own_batches((sae,), source, cells, batch_size):
             x = batch.to(device)
-            codes = sae.encode(x)
-            error += float((sae.decode(codes) - x).square().sum(dtype=torch.float64))
+            codes = own.encode(x)
+            error += float((own.decode(codes) - x).square().sum(dtype=torch.float64))
             active = codes.indices[codes.values != 0].cpu()
             fired += torch.bincount(active, minlength=sae.n_features)
             moments.add(x)

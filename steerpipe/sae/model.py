@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,12 +25,22 @@ class Codes(NamedTuple):
 class TopKSAE(nn.Module):
     """z = TopK(act((x - b_pre) W_enc + b_enc)), x_hat = z W_dec + b_dec + b_pre.
 
+    b_pre is a vector (D,) or, of a gene-centred SAE, a vector of each of its G genes, (G, D): codes then are of how far a token
+    is from its gene's mean. Tokens of such an SAE are whole cells', (..., G, D) with its genes in order; `at` gives the SAE of
+    some of them. Features and decoder rows are the same for all genes.
+
     Parameters
     ----------
     d_in, n_features, k : D, F and K
     activation : identity (signed codes) or relu, before TopK
     unit_norm : whether training keeps decoder rows at length 1
+
+    Attributes
+    ----------
+    genes : the G genes' symbols; none where b_pre is one vector
     """
+
+    genes: tuple[str, ...] = ()
 
     def __init__(self, d_in: int, n_features: int, k: int, *, activation: str = "identity", unit_norm: bool = True) -> None:
         super().__init__()
@@ -43,6 +55,27 @@ class TopKSAE(nn.Module):
     def n_features(self) -> int:
         return self.W_dec.shape[0]
 
+    @property
+    def gene_centred(self) -> bool:
+        """Whether b_pre is a vector of each gene."""
+        return self.b_pre.ndim == 2
+
+    def at(self, columns: np.ndarray | Tensor) -> Self:
+        """Return the SAE of some genes' tokens, int64 (n,) positions among its own, weights shared; itself for one b_pre."""
+        if not self.gene_centred:
+            return self
+        where = torch.as_tensor(columns, device=self.b_pre.device)
+        made = copy.copy(self)
+        made._parameters = {**self._parameters, "b_pre": nn.Parameter(self.b_pre[where], requires_grad=False)}
+        made.genes = tuple(self.genes[i] for i in where.tolist()) if self.genes else ()  # a baseline names none
+        return made
+
+    def centre_genes(self, means: Tensor, genes: tuple[str, ...]) -> Self:
+        """Turn an SAE of deviations from gene means (G, D) into the gene-centred SAE of the tokens themselves, in place."""
+        self.b_pre = nn.Parameter(means + self.b_pre, requires_grad=False)
+        self.genes = genes
+        return self
+
     def initialise(self, seed: int) -> TopKSAE:
         """Draw unit decoder rows and tie the encoder to them."""
         generator = torch.Generator().manual_seed(seed)
@@ -54,6 +87,8 @@ class TopKSAE(nn.Module):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., F), before TopK."""
+        if self.gene_centred and x.shape[-2:-1] != self.b_pre.shape[:1]:  # one token would be broadcast to all genes
+            raise ValueError(f"tokens {tuple(x.shape)} of an SAE of {len(self.b_pre)} genes: take `at` for some of its genes")
         pre = (x - self.b_pre) @ self.W_enc + self.b_enc
         return F.relu(pre) if self.activation == "relu" else pre
 

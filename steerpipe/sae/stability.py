@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from ..activations.tokens import TokenSource
-from .baselines import FeatureDictionary
+from .baselines import FeatureDictionary, own_batches
 
 COSINE, CORRELATION = 0.7, 0.5
 """Of decoder rows, and of codes over held-out tokens: from both on, a feature of another dictionary is the same feature."""
@@ -205,9 +205,9 @@ def _codes(
 ) -> Iterator[list[sp.csr_matrix]]:
     """Yield each dictionary's codes of a batch of tokens, as CSR (batch, F) float32."""
     with torch.no_grad():
-        for x in source.batches(cells, batch_size):
+        for x, own in own_batches(dictionaries, source, cells, batch_size):
             made = []
-            for one in dictionaries:
+            for one in own:
                 codes = one.encode(x.to(one.W_dec.device))
                 k = codes.values.shape[-1]
                 values, columns = codes.values.cpu().numpy().ravel(), codes.indices.cpu().numpy().ravel()

@@ -54,8 +54,7 @@ def train_sae(
     ----------
     cells : the training cells; no other cell is ever read
     folder : holds checkpoint.pt while training, and curve.jsonl: a row every 20 steps, means over those
-    start : an SAE of raw activations whose weights training goes on from; the features it lacks are drawn, those beyond
-        the configured number left out
+    start : an SAE of raw activations whose weights training goes on from; its number of features is kept
 
     Returns
     -------
@@ -63,11 +62,11 @@ def train_sae(
         of raw (not normalised) activations, on the CPU; with batch selection a ThresholdSAE
     """
     centre, scale = normalisation(source, cells, config)
-    sae = TopKSAE(
-        source.width, config.expansion * source.width, config.k, activation=config.activation, unit_norm=config.unit_norm
-    )
-    sae.initialise(config.seed)
-    if start is not None:
+    n_features = config.expansion * source.width if start is None else start.n_features
+    sae = TopKSAE(source.width, n_features, config.k, activation=config.activation, unit_norm=config.unit_norm)
+    if start is None:
+        sae.initialise(config.seed)
+    else:
         _begin_at(sae, start, Scale(centre, scale))
     by_rows(sae).to(device)
     parameters = [p for p in sae.parameters() if p.requires_grad]
@@ -118,12 +117,11 @@ def train_sae(
 
 
 def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
-    """Copy an SAE's features, as they are on normalised tokens, over the first ones of an SAE that is to be trained."""
-    n = min(start.n_features, sae.n_features)
+    """Copy an SAE's weights, as they are on normalised tokens, into an SAE that is to be trained."""
     with torch.no_grad():
-        sae.W_enc[:, :n] = start.W_enc[:, :n]
-        sae.b_enc[:n] = scaled.scale * (start.b_enc[:n] + (scaled.centre - start.b_pre) @ start.W_enc[:, :n])
-        sae.W_dec[:n] = start.W_dec[:n]
+        sae.W_enc.copy_(start.W_enc)
+        sae.b_enc.copy_(scaled.scale * (start.b_enc + (scaled.centre - start.b_pre) @ start.W_enc))
+        sae.W_dec.copy_(start.W_dec)
         sae.b_dec.copy_(scaled.scale * (start.b_dec + start.b_pre - scaled.centre))
 
 

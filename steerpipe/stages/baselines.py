@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from ..sae.baselines import Baselines, fit_baselines
+from ..sae.centred import CentredTokens
 from ..store import Artefact
 from .common import Context
 from .dictionary import Dictionary
@@ -16,16 +17,23 @@ VERSION = 2
 
 
 def baselines(context: Context, source: Activations, beside: Dictionary) -> tuple[Artefact, Baselines]:
-    """Return the baselines of an SAE's size, fitted on its training cells; fitting them when they are missing."""
+    """Return the baselines of an SAE's size, fitted on its training cells; fitting them when they are missing.
+
+    Beside a gene-centred SAE they are fitted on tokens less its gene means, and have these means themselves.
+    """
     config, sae = context.config.sae, beside.sae
     size = {"n_features": sae.n_features, "k": sae.k, "seed": config.seed}
 
     def build(folder: Path) -> None:
-        found = fit_baselines(source.tokens, source.fit, sae.n_features, sae.k, seed=config.seed)
+        tokens = CentredTokens(source.tokens, sae.b_pre) if sae.gene_centred else source.tokens
+        found = fit_baselines(tokens, source.fit, sae.n_features, sae.k, seed=config.seed)
         if not found.ica_converged:
             log.warning("FastICA did not converge in %d steps; its last step is what is compared", found.ica_steps)
+        if sae.gene_centred:
+            found = found.centre_genes(sae.b_pre.cpu(), sae.genes)
         found.save(folder)
 
+    parents = [source.artefact, beside.artefact] if sae.gene_centred else [source.artefact]
     settings = {**size, "layer": layer_index(context.config), "test": source.split_key}
-    artefact = context.store.get("baselines", version=VERSION, config=settings, parents=[source.artefact], build=build)
+    artefact = context.store.get("baselines", version=VERSION, config=settings, parents=parents, build=build)
     return artefact, Baselines.load(artefact.path)

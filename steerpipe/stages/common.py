@@ -31,7 +31,8 @@ def model_phrase(config: Config) -> str:
 def sae_phrase(config: Config) -> str:
     """Return the SAE as captions name it."""
     path = config.sae.path
-    return f"SAE x{config.sae.expansion} k{config.sae.k}" if path is None else f"SAE of {Path(path).name}"
+    centred = ", gene-centred" if config.sae.centre == "gene" else ""
+    return f"SAE x{config.sae.expansion} k{config.sae.k}{centred}" if path is None else f"SAE of {Path(path).name}"
 
 
 def kept(file: Path, compute: Callable[[], np.ndarray]) -> None:

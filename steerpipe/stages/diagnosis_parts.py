@@ -251,7 +251,7 @@ def tangled(experiment: Experiment) -> np.ndarray:
     signs = de_signs(y[split.source_fit], y[split.target_fit], expressed_genes(experiment.counts[rows]))
     on = np.flatnonzero(experiment.active)
     batch = experiment.context.config.model.batch_size
-    activity = gene_activity(experiment.cached, experiment.sae, on, rows, batch_size=batch)
+    activity = gene_activity(experiment.cached, experiment.dictionary.sae, on, rows, batch_size=batch)
     sets = {int(f): participation_set(genes) for f, genes in zip(on, activity, strict=True)}
     found = np.full(experiment.sae.n_features, np.nan)
     found[on] = entanglement(sets, signs)["entanglement"]

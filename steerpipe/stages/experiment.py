@@ -21,7 +21,7 @@ from ..steering.pooled import pooled_codes
 from ..store import Artefact
 from .common import Context
 from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
-from .dictionary import Dictionary, check_dictionary, dictionary
+from .dictionary import Dictionary, check_dictionary, dictionary, gene_centred
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
 
 VERSION = 3
@@ -65,9 +65,10 @@ class Experiment:
     zbar: np.ndarray
     activity: np.ndarray
 
-    @property
+    @cached_property
     def sae(self) -> TopKSAE:
-        return self.dictionary.sae
+        """The SAE of the steered tokens; that of all valid genes' is `dictionary.sae`."""
+        return self.dictionary.sae.at(self.cached.columns)
 
     @property
     def genes(self) -> list[str]:
@@ -146,6 +147,9 @@ def prepare(context: Context, *, scored: bool = False) -> Experiment:
         msg = "steering reads genes that are not expressed too: use model.tokens=all (expressed is for extract and train-sae)."
         raise SteerError(msg)
     check_dictionary(config)
+    if config.objective.tokens == "all" and gene_centred(config):
+        msg = "a gene-centred SAE has means of the dataset's genes alone: take objective.tokens=genes, or sae.centre=none."
+        raise SteerError(msg)
 
     def find(obs: pd.DataFrame) -> Split:
         return split_contrast(obs, config.contrast, config.dataset, max_cells=config.model.contrast_cells, scored=scored)
@@ -177,7 +181,7 @@ def prepare(context: Context, *, scored: bool = False) -> Experiment:
     def pool(folder: Path) -> None:
         # held-out cells in batches of their own: rounding depends on what else is in a batch
         rows = np.split(np.arange(len(split.streamed)), [len(split.source_fit) + len(split.target_fit)])
-        parts = [pooled_codes(cached, sae, some, batch_size=config.model.batch_size) for some in rows]
+        parts = [pooled_codes(cached, sae.at(cached.columns), some, batch_size=config.model.batch_size) for some in rows]
         for name, codes in zip(("zbar", "activity"), zip(*parts, strict=True), strict=True):
             np.save(folder / f"{name}.npy", np.concatenate(codes))
 

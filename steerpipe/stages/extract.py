@@ -21,6 +21,7 @@ from ..activations.tokens import TokenPolicy, TokenSource, affordable_policy
 from ..config import Config, as_dict
 from ..data import datasets
 from ..data.cells import CellSource
+from ..data.gene_names import INDEX
 from ..data.genes import gene_list
 from ..data.split import fit_and_test
 from ..device import pick_device
@@ -217,9 +218,11 @@ def _extract(config: Config, cells: CellSource, folder: Path, part: tuple[int, i
     check_disk(cost, folder)
     model = load_steered_model(config)
     matched = cells.alignment
+    names = "" if cells.names_from == INDEX else f"; names: var['{cells.names_from}']"
     log.info(
-        "%d cells; %d of the model's %d genes found (%d columns by symbol, %d by alias or Ensembl id); tokens: %s, %.3g GB",
-        cells.shape[0], len(cells.valid), len(model.genes), matched.by_symbol, matched.by_alias, cost.policy, cost.bytes / 1e9,
+        "%d cells; %d of the model's %d genes found (%d columns by symbol, %d by alias or Ensembl id%s); tokens: %s, %.3g GB",
+        cells.shape[0], len(cells.valid), len(model.genes), matched.by_symbol, matched.by_alias, names,
+        cost.policy, cost.bytes / 1e9,
     )  # fmt: skip
     return extract(
         model,
@@ -239,7 +242,7 @@ def _extract(config: Config, cells: CellSource, folder: Path, part: tuple[int, i
 def _describe(cells: CellSource, folder: Path) -> None:
     """Write labels and matched genes."""
     obs = cells.obs.astype(str)
-    obs.insert(0, "cell", cells.obs.index.astype(str))
+    obs.insert(0, "cell" if "cell" not in obs else "cell name", cells.obs.index.astype(str))
     obs.to_parquet(folder / "obs.parquet", index=False)
     (folder / "genes.txt").write_text("\n".join(cells.alignment.genes[i] for i in cells.valid) + "\n")
     cells.table.to_csv(folder / "genes.csv", index=False)
@@ -272,7 +275,9 @@ def _key(config: Config, digest: str) -> dict[str, Any]:
     for name in ("groups", "label", "batch", "test", "test_share", "split_seed"):
         dataset.pop(name)
     inputs = [digest]
-    if config.dataset.path is not None and Path(config.dataset.path).is_file():
+    if config.dataset.path is None:  # one of ours, whose names are in the index
+        dataset = {name: value for name, value in dataset.items() if name != "gene_column" or value is not None}
+    elif Path(config.dataset.path).exists():
         inputs.append(file_digest(Path(config.dataset.path)))
         dataset.pop("path")
     stored = as_dict(config.extract)

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from ..config import Config, DatasetConfig, as_dict
 from ..data import datasets
+from ..data.contrast import group_labels
 from ..data.genes import align, gene_list
 from ..evaluate.pretrained import Profiles, identity_table, masked_table
 from ..models.aido_cell import AidoCell, ArchConfig
@@ -75,8 +76,9 @@ def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells
     groups, label = config.dataset.groups, config.dataset.label
     if label is not None and {"cd4", "cd8"} <= groups.keys():
         labels = cells.obs[label].astype(str)
-        rows = some(np.flatnonzero(labels.isin([*groups["cd4"], *groups["cd8"]])))
-        positive = labels.isin(groups["cd8"]).to_numpy()[rows]
+        cd4, cd8 = (labels.isin(group_labels(name, config.dataset, labels)) for name in ("cd4", "cd8"))
+        rows = some(np.flatnonzero(cd4 | cd8))
+        positive = cd8.to_numpy()[rows]
         tables["identity"] = identity_table(model, Profiles(counts[rows], cells.valid), positive, config.layer.index)
     return tables
 

@@ -17,6 +17,7 @@ from ..data.split import require_test
 from ..interpret.programs import gene_sets, participation_ratio
 from ..plot import dictionaries as figures
 from ..sae.baselines import random_sae, sample_tokens
+from ..sae.centred import CentredTokens
 from ..sae.model import TopKSAE
 from ..sae.stability import Match, Recurrence, cosines, energy_weighted, match, ochiai, recurrence
 from .activity import activity
@@ -113,8 +114,11 @@ def _compare(context: Context, source: Activations, found: dict[int, Dictionary]
     first = next(iter(found.values())).sae
     turned = _permuted(first, rng.permutation(first.n_features))
     add("itself, permuted", f"{next(iter(found))}", first, turned, recurrence(first, turned, source.tokens, cells))
-    x = sample_tokens(source.tokens, source.fit_sample, 4 * first.n_features, seed=context.config.seed)
+    tokens = CentredTokens(source.tokens, first.b_pre) if first.gene_centred else source.tokens
+    x = sample_tokens(tokens, source.fit_sample, 4 * first.n_features, seed=context.config.seed)
     left, right = (random_sae(x, first.n_features, first.k, seed=seed) for seed in (0, 1))
+    if first.gene_centred:
+        left, right = (one.centre_genes(first.b_pre, first.genes) for one in (left, right))
     add("random", "random", left, right, recurrence(left, right, source.tokens, cells))
     return pd.DataFrame(table), pd.concat(pairs, ignore_index=True)
 
@@ -125,5 +129,7 @@ def _permuted(sae: TopKSAE, order: np.ndarray) -> TopKSAE:
     state = {name: value.index_select(at[name], torch.from_numpy(order)) if name in at else value
              for name, value in sae.state_dict().items()}  # fmt: skip
     made = type(sae)(sae.W_dec.shape[1], sae.n_features, sae.k, activation=sae.activation, unit_norm=sae.unit_norm)
+    if sae.gene_centred:
+        made.centre_genes(torch.zeros_like(sae.b_pre), sae.genes)
     made.load_state_dict(state)
     return made.eval().requires_grad_(False)

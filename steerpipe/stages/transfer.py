@@ -20,6 +20,7 @@ import torch
 
 from ..config import as_dict
 from ..config_steering import ObjectiveConfig
+from ..data.labels import find_label
 from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, gap_fraction, pick_de_genes
 from ..evaluate.inference import add_null, conclusions
@@ -132,11 +133,9 @@ def find_groups(experiment: Experiment) -> list[Group]:
     labels = obs[by].astype(str).to_numpy()
     sides = [pd.Series(labels[cells]).value_counts() for cells in (split.source, split.target)]
     smaller = pd.concat(sides, axis=1).min(axis=1, skipna=False).dropna().sort_values(ascending=False, kind="stable")
-    for name in settings.types:
-        if name not in smaller.index:
-            raise unknown("type in transfer.types", name, smaller.index)
+    chosen = [find_label(name, smaller.index, what="type in transfer.types") for name in settings.types]
     enough = smaller[smaller >= settings.min_cells].index.tolist()
-    names = settings.types or enough[: settings.n_types]
+    names = chosen or enough[: settings.n_types]
     groups = []
     for name in names:
         parts = [labels[split.source_fit], labels[split.source_held], labels[split.target_fit], labels[split.target_held]]

@@ -210,7 +210,7 @@ def _entanglement(experiment: Experiment, recipes: list[Recipe], expressed: np.n
     features = np.unique(np.concatenate(list(groups.values())))
     signs = de_signs(experiment.expression[split.source_fit], experiment.expression[split.target_fit], expressed)
     rows = experiment.fit_rows
-    activity = gene_activity(experiment.cached, experiment.sae, features, rows, batch_size=config.model.batch_size)
+    activity = gene_activity(experiment.cached, experiment.dictionary.sae, features, rows, batch_size=config.model.batch_size)
     sets = {int(f): participation_set(row) for f, row in zip(features, activity, strict=True)}
     frames = [entanglement({int(f): sets[int(f)] for f in some}, signs).assign(recipe=name) for name, some in groups.items()]
     return pd.concat(frames, ignore_index=True)

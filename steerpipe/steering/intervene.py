@@ -9,6 +9,9 @@ The SAE's error term is kept, so that steering adds a vector at each steered tok
 With a floor, multiply leaves codes alone that are below their feature's own: theta * z * [|z| >= floor].
 
 theta = 0 changes no bit. Steered are the valid genes; or every token, depth tokens too; or some genes.
+
+The SAE of an edit is that of the steered tokens. Of a gene-centred one (sae.model) the codes z are of a token's deviation from
+its gene's mean, and multiply scales that deviation's parts; the formulas stay.
 """
 
 from __future__ import annotations
@@ -154,6 +157,11 @@ class CachedCells:
     def tokens(self) -> Tensor:
         """int64 (T,), positions of the tokens that are steered."""
         return self.valid if self.steered is None else self.steered
+
+    @property
+    def columns(self) -> Tensor:
+        """int64 (n,), the steered genes among the valid ones."""
+        return torch.isin(self.valid, self.tokens).nonzero()[:, 0]
 
     @property
     def pooled(self) -> Tensor:

@@ -137,7 +137,7 @@ FILES = [
     (lambda tmp: (tmp / "cells.h5ad").write_text("not HDF5\n"), "cannot be read as .h5ad", "is the file complete?"),
     (put(np.nan), "holds NaN", "raw counts are needed"),
     (put(-1), "negative values (smallest -1)", "raw counts are needed"),
-    (put(0.5), "fractional values such as 0.5", "dataset.layer=counts"),
+    (put(0.5), "fractional values such as 0.5", "raw counts are needed, in X, raw or a layer."),
     (lambda tmp: cells(tmp, lambda X: X.__setitem__(2, 0)), "1 cells without a single count", "filter_cells"),
     (lambda tmp: cells(tmp, n=5), "has 5 cells", "at least 20 are needed"),
     (lambda tmp: cells(tmp, label="kind"), "unknown label column 'type'", "kind"),

@@ -9,9 +9,11 @@ import torch
 from scipy.linalg import hadamard
 
 from steerpipe.activations.tokens import TokenPolicy, TokenSource
+from steerpipe.config import SaeConfig
 from steerpipe.sae.consensus import merged, pool
 from steerpipe.sae.model import TopKSAE
 from steerpipe.sae.stability import cosines, energy_weighted, match, ochiai, overlap, recurrence
+from steerpipe.sae.train import train_sae
 
 WIDTH, SHARED = 24, 8
 CELLS = np.arange(6)
@@ -170,3 +172,15 @@ def test_a_merged_feature_of_one_member_is_that_feature(source):
     alone = [{0: f} for f in range(8)]
     sae, x = merged([member], alone), torch.from_numpy(source.x[0])
     np.testing.assert_allclose(sae(x).detach().numpy(), member(x).numpy(), atol=1e-4)
+
+
+def test_training_goes_on_from_what_it_is_given(source, tmp_path):
+    """At a learning rate of almost nothing the SAE that comes out is the one that went in, normalisation and all."""
+    start = dictionary(source.rows[:8])
+    start.b_enc.copy_(torch.linspace(-0.1, 0.1, 8))
+    start.b_dec.copy_(torch.linspace(-1, 1, WIDTH))
+    config = SaeConfig(expansion=1, k=4, activation="relu", tokens=400, batch_size=200, lr=1e-12)
+    made = train_sae(source, CELLS, config, tmp_path, device=torch.device("cpu"), start=start)
+    x = torch.from_numpy(source.x[0])
+    assert made.n_features == 8
+    np.testing.assert_allclose(made(x).numpy(), start(x).numpy(), atol=1e-4)

@@ -14,6 +14,7 @@ import torch
 from steerpipe.activations import plan as plan_module
 from steerpipe.cli.hydra import compose
 from steerpipe.data.cells import CellSource
+from steerpipe.data.matrices import on_disk
 from steerpipe.errors import SteerError
 from steerpipe.models.preprocess import MASK, model_input
 from steerpipe.run import Run
@@ -120,13 +121,13 @@ def test_a_file_stays_on_disk_and_reads_as_in_memory(cells, tiny_genes, tmp_path
     from steerpipe.data import datasets
 
     adata = datasets.load(config)
-    assert adata.isbacked
+    assert on_disk(adata.X)
     source, memory = CellSource(adata, tiny_genes, config), CellSource(cells, tiny_genes, config)
     for rows in (slice(10, 20), np.array([3, 8, 600])):
         assert (source[rows] != memory[rows]).nnz == 0
     assert source.shape == memory.shape == (700, len(tiny_genes))
     some = datasets.load(compose("dataset=h5ad", f"dataset.path={file}", "dataset.max_cells=50", "model=mini").dataset)
-    assert not some.isbacked
+    assert not on_disk(some.X)
     assert some.n_obs == 50
 
 

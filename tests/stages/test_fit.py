@@ -20,6 +20,7 @@ from steerpipe.stages.expression import ExpressionPath
 from steerpipe.stages.fit import fit, recipe_table
 from steerpipe.stages.null import deal, null_recipes
 from steerpipe.stages.problems import shift, solve
+from steerpipe.stages.recurrence import STABLE, feature_stability
 from steerpipe.stages.scoring import scorer
 from steerpipe.steering.intervene import recipe_edit, run_edit
 from steerpipe.store import Store
@@ -89,6 +90,23 @@ def test_adam_is_chosen_by_a_setting_and_ends_above(context):
     assert theirs.info["n_1e-06"] > exact.info["n_1e-06"]
     assert len(theirs.path) == 1
     assert list(recipe_table(theirs, experiment)["theta"].abs()) == sorted(np.abs(theirs.theta[theirs.theta != 0]))[::-1]
+
+
+def test_stable_features_alone_may_be_learnt(context):
+    words = ("sae.k=4", "sae.tokens=200000", "objective.learnable=stable", "stability.seeds=[0,1]", "lambda.value=0.01")
+    experiment, recipe = fitted(context, *words)
+    made = experiment.context
+    _, table = feature_stability(made, experiment.activations, experiment.dictionary, cells="fit")
+    stable = table["stability"].to_numpy() >= STABLE
+    assert 0 < stable.sum() < experiment.sae.n_features
+    assert len(np.flatnonzero(recipe.theta)) > 0
+    assert stable[np.flatnonzero(recipe.theta)].all()
+    _, everything = fitted(context, *words[:2], "lambda.value=0.01")
+    assert not stable[np.flatnonzero(everything.theta)].all()
+    assert "stability" not in recipe_table(recipe, experiment)  # of test cells it is not known yet
+    _, known = feature_stability(made, experiment.activations, experiment.dictionary)
+    shown = recipe_table(recipe, experiment).set_index("feature")["stability"]
+    assert shown.to_dict() == known.set_index("feature")["stability"][shown.index].to_dict()
 
 
 def test_a_warm_start_takes_the_gradient_of_the_node_before(context):
