@@ -6,6 +6,8 @@ features (random recipes), the dictionary (its seed) and the donors (the interva
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -79,38 +81,117 @@ def over_dictionaries(scores: list[pd.DataFrame], nulls: list[pd.DataFrame]) -> 
     return add_null(mean, null)
 
 
-def conclusions(scores: pd.DataFrame) -> list[str]:
-    """Return in words what the recipes of a score table do to held-out cells, one line each, and one that sums up.
+@dataclass(frozen=True)
+class Verdict:
+    """What one recipe does to held-out cells in its own space: the score rows of the E-distance and of the gap closed."""
 
-    A recipe is said to change identity when, in its own space, both the E-distance and the gap closed are better than in all
-    but 5 % of its null: one question a recipe, asked before anything was looked at.
-    """
+    recipe: str
+    space: str
+    distance: pd.Series
+    gap: pd.Series
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a null to judge it by."""
+        return bool(np.isfinite([self.distance["p"], self.gap["p"]]).all())
+
+    @property
+    def p(self) -> float:
+        """The larger of the two p-values."""
+        return float(max(self.distance["p"], self.gap["p"]))
+
+    @property
+    def beyond(self) -> bool:
+        """Whether both scores are better than in all but 5 % of its null: one question a recipe, asked beforehand."""
+        return self.judged and self.p <= LEVEL
+
+    @property
+    def nearer(self) -> bool:
+        """Whether it moves the population towards the target, and not only along the way to it."""
+        return self.beyond and bool(self.distance["value"] < 0)
+
+
+def verdicts(scores: pd.DataFrame) -> list[Verdict]:
+    """Return the verdict on every recipe of a score table that was scored on held-out cells in its own space."""
     recipes = scores[(scores["kind"] == "recipe") & (scores["split"] == "held")]
-    lines, real = [], 0
+    found = []
     for name, group in recipes.groupby("recipe", sort=False):
         space = OWN_SPACE.get(str(name).split(",")[0].split(" (")[0], "layer")
         table = group[group["space"] == space].set_index("score")
-        if not {"edistance", "gap"} <= set(table.index):
+        if {"edistance", "gap"} <= set(table.index):
+            found.append(Verdict(str(name), space, table.loc["edistance"], table.loc["gap"]))
+    return found
+
+
+def conclusions(scores: pd.DataFrame) -> list[str]:
+    """Return in words what the recipes of a score table do to held-out cells, one line each, and one that sums up."""
+    lines, every = [], verdicts(scores)
+    for one in every:
+        distance, gap = one.distance, one.gap
+        if not one.judged:
+            lines.append(f"{one.recipe}: no null was drawn, so nothing is claimed (evaluate.n_permutations).")
             continue
-        distance, gap = table.loc["edistance"], table.loc["gap"]
-        if not np.isfinite([distance["p"], gap["p"]]).all():
-            lines.append(f"{name}: no null was drawn, so nothing is claimed (evaluate.n_permutations).")
-            continue
-        beyond = max(distance["p"], gap["p"]) <= LEVEL
-        real += beyond
         seeds = int(distance["dictionaries"])
         over = f", mean of {seeds} dictionaries" if seeds > 1 else ""
         found = (
             f"E-distance to the target {distance['value']:+.0%} (null {distance['null_mean']:+.0%} "
             f"[{distance['null_lo']:+.0%}, {distance['null_hi']:+.0%}], p = {distance['p']:.2g}), "
             f"gap closed {gap['value']:.2f} (null {gap['null_mean']:.2f} [{gap['null_lo']:.2f}, {gap['null_hi']:.2f}], "
-            f"p = {gap['p']:.2g}), held-out cells, {SPACE_NAMES[space]}{over}"
+            f"p = {gap['p']:.2g}), held-out cells, {SPACE_NAMES[one.space]}{over}"
         )
-        if beyond:
-            way = "towards the target" if distance["value"] < 0 else "along the way to the target, but not nearer to it"
-            lines.append(f"{name}: moves the population {way}: {found}.")
+        if one.beyond:
+            way = "towards the target" if one.nearer else "along the way to the target, but not nearer to it"
+            lines.append(f"{one.recipe}: moves the population {way}: {found}.")
         else:
-            lines.append(f"{name}: nothing beyond its null: {found}.")
-    if lines and not real and not any("no null" in line for line in lines):
+            lines.append(f"{one.recipe}: nothing beyond its null: {found}.")
+    if every and all(one.judged and not one.beyond for one in every):
         lines.append("Nothing: no recipe here does more than one fitted to cells that were dealt to the sides at random.")
     return lines
+
+
+def answer(scores: pd.DataFrame) -> list[str]:
+    """Return three sentences on a score table: how far the recipes go, against which null, on how many dictionaries.
+
+    Two where no null was drawn; none where no recipe was scored in its own space. The first begins with "Nothing" when no
+    recipe is beyond its null.
+    """
+    every = verdicts(scores)
+    judged = [one for one in every if one.judged]
+    if not every:
+        return []
+    if not judged:
+        return ["Nothing is claimed: no null was drawn beside the fits (evaluate.n_permutations).", _over(every)]
+    groups = {
+        "Held-out cells move towards the target": [one for one in judged if one.nearer],
+        "they go along the way, but get no nearer": [one for one in judged if one.beyond and not one.nearer],
+        "not beyond its null in both scores": [one for one in judged if not one.beyond],
+    }
+    if not any(one.beyond for one in judged):
+        groups = {"Nothing: cells dealt to the two sides at random give fits that do as much": judged}
+    first = "; ".join(f"{words}: {', '.join(map(_far, some))}" for words, some in groups.items() if some)
+    return [f"{first[0].upper()}{first[1:]}.", _against(judged), _over(every)]
+
+
+def _far(one: Verdict) -> str:
+    distance = float(one.distance["value"])
+    change = f"{abs(distance):.0%} {'shorter' if distance < 0 else 'longer'}"
+    return f"{one.recipe} closes {one.gap['value']:.0%} of the gap in the {SPACE_NAMES[one.space]} (E-distance {change})"
+
+
+def _against(judged: list[Verdict]) -> str:
+    texts = [
+        f"{one.gap['null_lo']:.0%} to {one.gap['null_hi']:.0%} for {one.recipe} "
+        f"(p = {one.p:.2g}, {int(one.gap['n_null'])} deals)"
+        for one in judged
+    ]
+    return f"Of the same fits to cells dealt to the two sides at random, 95 in 100 close {', '.join(texts)}."
+
+
+def _over(every: list[Verdict]) -> str:
+    n = int(every[0].gap["dictionaries"])
+    if n == 1:
+        return (
+            "All of it is on one dictionary: how far another seed's would differ is not known (evaluate.dictionaries=5 says)."
+        )
+    ranges = [f"{one.gap['lo']:.0%} to {one.gap['hi']:.0%} for {one.recipe}" for one in every]
+    return f"These are means over {n} dictionaries that differ in their seed; one by one they close {', '.join(ranges)}."

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 CAPTIONS = {
-    "headline": "How far each recipe moves the held-out population, beside its null and the controls.",
-    "mirror_boxplot": "Change of each held-out cell's distance to the target, per recipe, in both geometries, with its null.",
-    "plane": "Held-out cells before and after steering: along the way from source to target, and across it.",
-    "before_after": "Each held-out cell's distance to the target before and after steering.",
-    "sparsity": "Features recruited along the path of lambda, counted above thresholds of |theta|.",
-    "feature_counts": "Features recruited by each recipe, counted above thresholds of |theta|.",
-    "waterfall": "Theta of every recruited feature, strongest first, with its label.",
-    "umap": "Cells on a UMAP of the unsteered ones, with the held-out cells steered by each recipe.",
-    "recruitment": "What tells recruited features from those recruited by chance.",
-    "lambda_path": "Theta of the features as lambda falls.",
-    "widths": "The same experiment on dictionaries of other widths.",
-    "pareto": "Distance in the latent space against distance in expression, as the objective's weight moves.",
-    "transfer": "Recipes fitted on some cell types (rows), scored on others (columns).",
-    "transfer_markers": "Share of the marker genes' gap that transferred recipes close.",
-    "dictionaries": "How many features of each dictionary are annotated, and how concentrated they are.",
-    "feature_graph": "Features that share genes, in their modules.",
-    "training_curve": "The dictionary's loss and dead features as it was trained.",
-    "features": "How often the dictionary's features fire.",
-    "baselines": "Reconstruction by the dictionary, beside its baselines.",
-    "seed_matches": "Share of features that other seeds of the training find too, beside controls.",
-    "feature_stability": "In what share of the other seeds each feature exists.",
+    "headline": "Every headline score of each fit on held-out cells, with its interval. Thick grey: 95 % of its null; "
+    "bar: where arrival would be; hollow: within the null.",
+    "mirror_boxplot": "Change of each held-out cell's distance to the target, below 0 is closer: every fit (columns) "
+    "scored in latent space and in predicted expression. Grey: its null; white: no better than that.",
+    "plane": "Held-out cells before and after each fit, joined by lines, beside the target cells. Across: how far along "
+    "the way from the source's mean (0) to the target's (1). Up: the largest component of what is not on that way.",
+    "before_after": "Each held-out cell's distance to the target before and after. Below the line it ends closer.",
+    "sparsity": "Features recruited as the penalty falls from left to right, counted above four thresholds of |theta|.",
+    "feature_counts": "Features that each fit recruits at the lambda in use, counted above four thresholds of |theta|.",
+    "waterfall": "Theta of the recruited features, strongest first, with the label where one was given. Above 0 the "
+    "feature is turned up, below 0 down.",
+    "umap": "The contrast's cells on a UMAP of the unsteered ones, and where the held-out source cells come to lie when "
+    "steered.",
+    "recruitment": "What tells recruited features from chance: a) refits on fewer genes, b) activity and effect over "
+    "their noise floors, c) how many are recruited over lambda, d) the share of half-sample refits that find them "
+    "again.",
+    "lambda_path": "Features that each objective recruits as the penalty falls from left to right, counted above four "
+    "thresholds of |theta|.",
+    "widths": "The same fits on dictionaries of several widths: features recruited, how entangled their genes are, and "
+    "the held-out cells' change of distance.",
+    "pareto": "Share of the gap closed in the steered layer and in predicted expression as the mixed objective's weight "
+    "goes from one to the other. Hollow: within the null in both.",
+    "transfer": "Change of E-distance of each held-out cell type (columns) under fits to its own and to other types "
+    "(rows). Uncoloured: the null does as well.",
+    "transfer_markers": "Share of each marker's gap that is closed by the fit to the type itself and by the fit to the others.",
+    "dictionaries": "Each dictionary's share of annotated features beside the share that matched random gene sets reach, "
+    "how many genes a feature is spread over, and how specific its terms are.",
+    "feature_graph": "Features joined where their gene sets overlap, to their three nearest ones each. The ten largest "
+    "modules are coloured and named.",
+    "training_curve": "Unexplained variance, active features a token and dead features over the tokens trained on.",
+    "features": "How often the features fire on held-out tokens, and how alike each one's direction is to its nearest other.",
+    "baselines": "Unexplained variance and spliced-in fidelity of the dictionary on held-out cells, beside its baselines.",
+    "seed_matches": "How alike the matched features of two trainings that differ in their seed are, beside matched random "
+    "ones.",
+    "feature_stability": "How many features, and how much of the energy, are found by which share of the other seeds.",
+    "frontier": "Every dictionary of the sweep: unexplained variance over active features a token, dead features over "
+    "width, and fidelity over stability where both were measured.",
+    "feature": "One feature's genes, cell types and terms, and the genes that move when it alone is multiplied by alpha "
+    "(1: no change) beside random features and directions.",
 }
 
 
 def caption_of(name: str) -> str:
-    """Return the caption of a figure; its name in words where there is none."""
-    return CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
+    """Return the caption of a figure, `feature_17` being a `feature`; its name in words where there is none."""
+    kind = name.rstrip("0123456789").removesuffix("_")
+    return CAPTIONS.get(name) or CAPTIONS.get(kind, name.replace("_", " ").capitalize() + ".")

@@ -41,7 +41,8 @@ function sort() {
 }
 
 function search() {
-  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  // words in quotes stand together: "t cell", and not every text with a t and a cell
+  const words = (state.q.toLowerCase().match(/"[^"]+"?|[^\s"]+/g) || []).map(word => word.replaceAll('"', "")).filter(Boolean);
   // "#12" is that feature alone; a bare number finds it beside texts that hold it
   const hit = (i, word) => /^#\d+$/.test(word) ? TEXT[i].startsWith(word + "\n") : TEXT[i].includes(word);
   shown = words.length ? order.filter(i => words.every(word => hit(i, word))) : order;

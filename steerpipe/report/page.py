@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -19,7 +20,7 @@ import pandas as pd
 
 from ..config import EMBEDDED
 from ..data.contrast import side_names
-from ..evaluate.inference import LEVEL
+from ..evaluate.inference import LEVEL, answer
 from ..evaluate.tables import GREY, SHOWN, cell
 from ..plot.captions import caption_of
 
@@ -27,6 +28,14 @@ FIRST = ("headline", "mirror_boxplot", "plane")
 """The figures that a page begins with."""
 MAX_ROWS = 300
 MAX_SVG = 700_000
+PIXELS = 80
+"""Pixels of the page that an inch of a figure takes, so that all have one scale."""
+DPI = 150
+"""Of a figure's PNG, and POINTS of its SVG, an inch."""
+POINTS = 72
+ANSWERED = ("run", "evaluate")
+"""The commands whose scores are answered in three sentences; the others' conclusions stand as they are."""
+MOST_LINES = 4
 SPACES = {
     "layer": "latent (layer)",
     "final": "latent (final)",
@@ -40,7 +49,8 @@ POPULATIONS = {"layer": "steered layer", "final": "final LayerNorm", "expression
 NOTES = {
     "headline": "Held-out cells as a population. E-distance to the target: -100 % is arrival; gap: 0 nothing, 1 arrived; "
     "orthogonal: what else moved; probe: mean p(target); C2ST: .5 cannot be told from real target cells; spread: below 1 is "
-    "contracted. Grey: fits to cells dealt at random between the sides do as well (p > 0.05). First the fits, then controls.",
+    "contracted. Brackets: 95 % of the fits to cells dealt at random between the sides; grey: they do as well (p > 0.05). "
+    "First the fits, then controls.",
     "scores": "The published reading. Held-out cells: share that ends closer to the target (median change of distance; below 0 "
     "is closer). One recipe moves all cells alike: they are no replicates of it, and shrinking together is closer too.",
     "recipe": "Features with theta = alpha - 1 other than 0, strongest first. alpha = 1 changes nothing.",
@@ -64,13 +74,14 @@ MINI = "The model is {}, a small network of our own. It is not AIDO.Cell, and no
 
 @dataclass
 class Table:
-    """A sortable table: columns, and rows of (text shown, value sorted by)."""
+    """A sortable table: columns, and rows of (text shown, value sorted by); a second line of a text is set small."""
 
     title: str
     columns: list[str]
     rows: list[list[tuple[str, Any]]]
     note: str = ""
     strong: set[int] = field(default_factory=set)
+    folded: bool = False
 
     @property
     def numeric(self) -> set[int]:
@@ -102,14 +113,22 @@ def run_page(folder: Path) -> str:
             tables.append(_frame("Genes", genes.iloc[order], NOTES["genes"]))
     if metrics:
         tables.append(Table("Numbers", ["metric", "value"], [[_cell(key), _cell(value)] for key, value in metrics.items()]))
-    known = {"scores", "markers", "genes", *(f.stem for f in folder.glob("recipe*.csv"))}
+    known = {"scores", "headline", "markers", "genes", *(f.stem for f in folder.glob("recipe*.csv"))}
     for file in sorted(folder.glob("*.csv")):
         if file.stem not in known:
             tables.append(_frame(file.stem.replace("_", " ").capitalize(), pd.read_csv(file)))
+    for table in tables[1:]:
+        table.folded = True
     stage = manifest.get("stage", "run")
     conclusion = folder / "conclusion.txt"
     lines = conclusion.read_text().splitlines() if conclusion.is_file() else []
-    return _render(f"steer {stage}", [manifest], tables, _figures(folder, ""), lines)
+    said = answer(pd.read_csv(folder / "scores.csv")) if stage in ANSWERED and (folder / "scores.csv").is_file() else []
+    if said:
+        first = [(line, said[0].startswith("Nothing")) for line in said]
+    else:
+        first = [(line, _nothing(line)) for line in lines[:MOST_LINES]]
+        lines = lines[MOST_LINES:]
+    return _render(f"steer {stage}", [manifest], tables, _figures(folder, ""), first, lines)
 
 
 def sweep_page(name: str, manifests: Sequence[Mapping[str, Any]], columns: list[str], rows: list[dict[str, Any]]) -> str:
@@ -136,9 +155,20 @@ def write_page(path: Path, html: str) -> None:
     beside.replace(path)
 
 
+def _nothing(line: str) -> bool:
+    """Whether a line of a conclusion says that there is nothing."""
+    return line.startswith("Nothing") or "nothing beyond its null" in line or "nothing is claimed" in line
+
+
 def _render(
-    title: str, manifests: list[Any], tables: list[Table], figures: list[dict[str, str]], conclusion: Sequence[str] = ()
+    title: str,
+    manifests: list[Any],
+    tables: list[Table],
+    figures: list[dict[str, str]],
+    said: Sequence[tuple[str, bool]] = (),
+    further: Sequence[str] = (),
 ) -> str:
+    """Lay out a page: `said` comes first, each line with whether it is grey, `further` is folded."""
     from jinja2 import Environment, StrictUndefined
 
     source = files("steerpipe.report").joinpath("template.html").read_text()
@@ -157,7 +187,8 @@ def _render(
         first=first,
         what=_what(first.get("config", {})),
         warnings=warnings,
-        conclusion=conclusion,
+        said=said,
+        further=further,
         grey=GREY,
         tables=tables,
         figures=figures,
@@ -190,7 +221,10 @@ def _headline(scores: pd.DataFrame) -> Table:
         for name in SHOWN:
             there = name in table.index
             value, p = (float(table.loc[name, key]) if there else np.nan for key in ("value", "p"))
-            row.append((cell(name, value, p), value if np.isfinite(value) else ""))
+            text = cell(name, value, p)
+            if there and np.isfinite(table.loc[name, "null_lo"]):
+                text += f"\n[{cell(name, table.loc[name, 'null_lo'])}, {cell(name, table.loc[name, 'null_hi'])}]"
+            row.append((text, value if np.isfinite(value) else ""))
         rows.append(row)
     return Table("Did the population change identity?", ["recipe", "space", *SHOWN.values()], rows, NOTES["headline"], strong)
 
@@ -262,11 +296,14 @@ def _figures(folder: Path, prefix: str) -> list[dict[str, str]]:
     for number, file in enumerate(files):
         title = prefix + caption_of(file.stem)
         if file.stat().st_size <= MAX_SVG:
-            markup = _inline(file.read_text(), f"{prefix[:1]}{number}-")
+            svg = file.read_text()
+            inches = float(re.findall(r'<svg[^>]*? width="([\d.]+)pt"', svg)[0]) / POINTS
+            markup = _inline(svg, f"{prefix[:1]}{number}-")
         else:
-            data = base64.b64encode(file.with_suffix(".png").read_bytes()).decode()
-            markup = f'<img alt="{title}" src="data:image/png;base64,{data}">'
-        found.append({"title": title, "markup": markup})
+            png = file.with_suffix(".png").read_bytes()
+            inches = struct.unpack(">I", png[16:20])[0] / DPI
+            markup = f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        found.append({"title": title, "markup": markup, "width": str(round(PIXELS * inches))})
     return found
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from steerpipe.evaluate.agreement import agreement_of_dictionaries
-from steerpipe.evaluate.inference import COLUMNS, add_null, conclusions, over_dictionaries, over_seeds
+from steerpipe.evaluate.inference import COLUMNS, add_null, answer, conclusions, over_dictionaries, over_seeds
 from steerpipe.evaluate.population import Population, fit_probe, permutation_p
 from steerpipe.evaluate.tables import headline, summary
 from steerpipe.steering.lasso import LatentProblem
@@ -106,6 +106,32 @@ def test_words_say_nothing_where_there_is_nothing():
     assert one_of_two[1].startswith("Nothing: no recipe here does more")
     none = conclusions(add_null(scores_of({"edistance": -0.6, "gap": 0.5}), null.head(0)))
     assert none == ["latent: no null was drawn, so nothing is claimed (evaluate.n_permutations)."]
+
+
+def test_the_answer_is_made_of_the_numbers():
+    null = pd.concat([null_of("edistance", np.linspace(-0.2, 0.2, 99)), null_of("gap", np.linspace(-0.4, 0.4, 99))])
+    scores = scores_of({"edistance": -0.61, "gap": 0.52})
+    far, against, over = answer(add_null(scores, null))
+    assert far.startswith("Held-out cells move towards the target: latent closes 52% of the gap in the steered layer")
+    assert "E-distance 61% shorter" in far
+    assert "-38% to 38% for latent (p = 0.01, 99 deals)" in against
+    assert over.startswith("All of it is on one dictionary")
+    several = add_null(scores, null).assign(dictionaries=4, lo=0.4, hi=0.7)
+    assert "4 dictionaries" in answer(several)[2]
+    assert "40% to 70% for latent" in answer(several)[2]
+    away = answer(add_null(scores_of({"edistance": -0.61, "gap": 0.1}), null))[0]
+    assert away.startswith("Nothing: ")
+    assert "latent closes 10%" in away
+    worse = null.assign(value=null["value"] + (null["score"] == "edistance"))
+    longer = add_null(scores_of({"edistance": 0.3, "gap": 0.52}), worse)
+    assert answer(longer)[0].startswith("They go along the way, but get no nearer: latent closes 52% of the gap")
+    assert "30% longer" in answer(longer)[0]
+    none = answer(add_null(scores, null.head(0)))
+    assert none[0] == "Nothing is claimed: no null was drawn beside the fits (evaluate.n_permutations)."
+    weak = scores_of({"edistance": 0.1, "gap": 0.1}, recipe="latent (cell)")
+    two = pd.concat([add_null(scores, null), add_null(weak, null.assign(recipe="latent (cell)"))])
+    assert "; not beyond its null in both scores: latent (cell) closes 10% of the gap" in answer(two)[0]
+    assert answer(scores[scores["split"] == "fit"]) == []
 
 
 def test_an_objective_is_judged_in_its_own_space():

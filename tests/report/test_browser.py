@@ -90,6 +90,26 @@ def test_search_sort_and_card(opened):
     assert "s=-pr" in page.url
 
 
+def test_words_in_quotes_stand_together(opened, tmp_path):
+    path = tmp_path / "words.html"
+    labels = ["T cell activation", "cell adhesion to it", "B cell", ""]
+    path.write_text(browser_page(Catalogue(pd.DataFrame({"feature": range(4), "label": labels}))))
+    page = opened(path=path)
+    for query, found in {"t cell": [0, 1], '"t cell"': [0], '"T cell" act': [0], '"b cell': [2], '"': [0, 1, 2, 3]}.items():
+        page.fill("#query", query)
+        assert numbers(page) == found, query
+
+
+def test_titles_stand_over_their_columns(opened):
+    page = opened()
+    text = "node => { const r = new Range(); r.selectNodeContents(node); return r.getBoundingClientRect().right; }"
+    for name in ("feature", "label", "pr"):
+        title, cell = (page.locator(at).first for at in (f"#head [data-name={name}]", f"#space .c-{name}"))
+        assert title.bounding_box()["x"] == pytest.approx(cell.bounding_box()["x"], abs=2)
+        if name != "label":
+            assert title.locator("button").evaluate(text) == pytest.approx(cell.evaluate(text), abs=2)
+
+
 def test_a_fragment_opens_what_it_names(opened):
     page = opened("#f=7&q=cd8")
     assert page.locator("#card h2").inner_text() == "Feature 7"

@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 
 import steerpipe
 from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
-from steerpipe.plot.captions import CAPTIONS
+from steerpipe.plot.captions import CAPTIONS, caption_of
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
 from steerpipe.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-HEADLINE = {"edistance": 0.01, "gap": 0.01, "c2st": 0.5, "closer": 0.2, "change": 0.2}
+HEADLINE = {
+    "edistance": 0.01, "gap": 0.01, "orthogonal": 0.2, "probe": 0.01, "c2st": 0.5, "spread": 0.2, "closer": 0.2, "change": 0.2,
+}  # fmt: skip
 CELLS = {"closer": 0.2, "change": 0.2}
 
 
@@ -37,6 +39,7 @@ def make_run(folder, *, seed=0, model="mini", k=8):
     with Run(folder, "run", config, overrides=[f"sae.k={k}"]) as run:
         rows = [
             {"recipe": recipe, "kind": kind, "split": "held", "space": space, "score": score, "value": rng.random(), "p": p}
+            | {"null_lo": -0.25, "null_hi": 0.5, "lo": 0.1, "hi": 0.9, "n_null": 100, "dictionaries": 3}
             for recipe, kind in (
                 ("latent", "recipe"),
                 ("expression", "recipe"),
@@ -47,15 +50,15 @@ def make_run(folder, *, seed=0, model="mini", k=8):
             for score, p in scores.items()
         ]
         run.table("scores", pd.DataFrame(rows))
-        run.text("conclusion", ["latent: moves the population."])
+        run.text("conclusion", ["latent: moves the population.", "expression: nothing beyond its null."])
         on = rng.permutation(64)[:12]
         run.table("recipe_latent", pd.DataFrame({"feature": on, "theta": rng.normal(size=12)}))
         named = {"feature": np.arange(64), "genes": "CD8A CCL5", "terms": "T cell activation", "verdict": "above both floors"}
         run.table("annotation", pd.DataFrame(named))
         run.metrics({"latent/gap": 1e-9 * k, "latent/n_0.05": 12 + seed})
-        for name in ("one", "two"):
+        for name, width in (("before_after", 12.4), ("one", 4), ("two", 4)):
             with mpl.rc_context({"svg.hashsalt": "steerpipe"}):
-                figure = Figure(figsize=(4, 3))
+                figure = Figure(figsize=(width, 3))
                 figure.subplots().plot(rng.normal(size=20))
                 run.figure(name, figure, pd.DataFrame({"x": [1.0]}))
     return folder
@@ -91,7 +94,7 @@ def test_the_page_has_what_a_reader_needs(pages):
     assert "latent: moves the population." in text
     assert '<span class="grey">' in text
     assert "~" not in re.sub(r"<script.*?</script>|<pre.*?</pre>", "", text, flags=re.S)
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == 3
     assert "How to cite" in text
     assert len(text) < 5_000_000
     ids = [word.split('"')[1] for word in text.split(" ") if word.startswith('id="')]
@@ -164,7 +167,7 @@ def test_it_loads_offline_without_an_error(opened, name):
 def test_tables_sort_by_value_both_ways(opened):
     page = opened("run.html")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-    recipe = page.locator("section", has=page.get_by_role("heading", name="Recipe latent"))
+    recipe = page.locator("details.part", has=page.get_by_role("heading", name="Recipe latent"))
     head = recipe.get_by_role("button", name="theta")
 
     def read():
@@ -197,8 +200,43 @@ def test_it_is_used_by_keyboard_alone(opened):
 def test_the_page_is_no_wider_than_the_window_and_begins_with_the_answer(opened, width):
     page = opened("run.html", viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    places = [page.locator(one).first.bounding_box()["y"] for one in (".answer", "nav", "table", "figure", "details")]
+    order = (".answer", "nav", "table", "figure", "#claims", "details.part")
+    places = [page.locator(one).first.bounding_box()["y"] for one in order]
     assert places == sorted(places)
+    if width == 1280:  # the first table is seen whole, with its last column
+        assert page.locator(".scroll").first.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_figures_have_one_scale(opened):
+    page = opened("run.html", viewport={"width": 1280, "height": 800})
+    widths = [page.locator("figure svg").nth(i).bounding_box()["width"] for i in range(3)]
+    assert widths == pytest.approx([992, 320, 320], abs=1)
+    text = page.locator("figcaption").first.inner_text()
+    assert text == CAPTIONS["before_after"]
+    page = opened("run.html", viewport={"width": 390, "height": 800})
+    assert page.locator("figure svg").first.bounding_box()["width"] > 500  # scrolled to, and not shrunk until none can read it
+    assert page.locator("figure").first.bounding_box()["width"] < 390
+
+
+def test_what_is_folded_opens_when_it_is_linked_to(opened):
+    page = opened("run.html")
+    recipe = page.get_by_role("link", name="Recipe latent")
+    part = page.locator("details.part", has=page.get_by_role("heading", name="Recipe latent"))
+    assert part.get_attribute("open") is None
+    recipe.click()
+    page.wait_for_function("document.querySelectorAll('details.part[open]').length === 1")
+    assert part.get_by_role("button", name="theta").is_visible()
+
+
+def test_the_null_stands_below_each_score_and_the_answer_is_grey_where_there_is_nothing(tmp_path):
+    folder = make_run(tmp_path / "run")
+    assert '<span class="under">[-0.25, 0.50]</span>' in run_page(folder)
+    assert '<span class="under">[-25%, +50%]</span>' in run_page(folder)
+    assert 'class="answer">They go along the way' in run_page(folder)
+    assert "answer grey" not in run_page(folder)
+    scores = pd.read_csv(folder / "scores.csv")
+    scores.assign(p=0.5).to_csv(folder / "scores.csv", index=False)
+    assert 'class="answer grey">Nothing' in run_page(folder)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -226,6 +264,8 @@ def test_it_prints_everything(opened, tmp_path):
 
 def test_every_figure_that_is_saved_has_a_caption():
     source = "".join(path.read_text() for path in (Path(steerpipe.__file__).parent / "stages").glob("*.py"))
-    names = set(re.findall(r'run\.figure\("(\w+)"', source))
+    names = set(re.findall(r'run\.figure\("(\w+)"', source)) | set(re.findall(r'save_figure\(folder, "(\w+)"', source))
     assert len(names) > 10
-    assert names == set(CAPTIONS)
+    assert names | {"feature"} == set(CAPTIONS)
+    assert caption_of("feature_17") == CAPTIONS["feature"]
+    assert caption_of("my_own") == "My own."
