@@ -58,8 +58,9 @@ def adapted(words, tiny_folder, home):
     words = [w.replace("/checkpoints/mine", str(tiny_folder)).replace("GENES", "CD8A") for w in words]
     if words[0] not in STAGES | {"feature", "features"}:
         return words
-    if "objective.learnable=annotated" in words:  # random weights have few terms, or none
+    if {"objective.learnable=annotated", "objective.learnable=stable"} & set(words):  # random weights have few or none
         return [*words, "debug=small", "dataset.max_cells=150"]
+    words = [w.replace("sae.support=0.6", "sae.support=0.3") for w in words]  # nor do their features recur
     keys = {w.split("=")[0] for w in words}
     small = [w for w in SMALL if w.split("=")[0] not in keys]
     if "dataset.path" in keys or "dataset=mine" in words:
