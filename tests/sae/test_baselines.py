@@ -100,7 +100,7 @@ def test_the_random_saes_gain_is_the_best_one(found, source):
         scaled = found.random.W_dec.clone() * factor
 
         class Scaled:
-            n_features, W_dec, encode = found.random.n_features, scaled, found.random.encode
+            n_features, W_dec, encode, gene_centred = found.random.n_features, scaled, found.random.encode, False
 
             def decode(self, codes):
                 return weighted_rows(codes, self.W_dec) + found.random.b_pre
