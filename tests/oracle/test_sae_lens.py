@@ -139,6 +139,13 @@ def test_their_batchtopk_is_read_as_what_it_is_saved_as(tmp_path, x):
     assert 0 < z.count_nonzero() < z.numel() / 2
 
 
+@pytest.mark.parametrize("kind", [TopKSAE, ThresholdSAE])
+def test_a_gene_centred_file_is_refused_there_by_the_name_of_its_architecture(tmp_path, kind):
+    save_sae(filled(kind(D, F, K)).centre_genes(torch.randn(3, D), ("a", "b", "c")), tmp_path, {})
+    with pytest.raises(KeyError, match="gene_centred"):
+        sae_lens.SAE.load_from_disk(tmp_path)
+
+
 def test_what_would_be_read_wrongly_is_refused(tmp_path):
     options = {"normalize_activations": "layer_norm"}
     sae_lens.TopKSAE(sae_lens.TopKSAEConfig(D, F, k=K, **options)).save_model(tmp_path / "a")
