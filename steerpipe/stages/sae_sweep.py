@@ -19,7 +19,7 @@ from .extract import Activations
 from .recurrence import compared, of_seed
 
 log = logging.getLogger(__name__)
-SETTINGS = ("expansion", "k", "selection", "seed", "lr", "tokens", "members")
+SETTINGS = ("expansion", "k", "selection", "seed", "lr", "tokens", "members", "support", "centre")
 SCORES = ("fvu", "mse_uncentred", "l0", "dead", "rare", "fidelity_loss", "fidelity_expression")
 STABILITY = ("recur", "recur_energy")
 FRONT = {"fidelity_loss": 1, "recur_energy": 1, "l0": -1}
@@ -33,7 +33,7 @@ def recurs_in_sweep(context: Context, source: Activations, found: Dictionary) ->
     -------
     DataFrame, one row a seed: seed, recur, recur_energy, subspace, subspace_chance (see sae.stability.Recurrence.row)
     """
-    own = json.loads((context.run.path / "manifest.json").read_text())["config"]["sae"]
+    own = context.run.manifest["config"]["sae"]
     rows = []
     for _, sae, _ in _finished(context.run.path.parent):
         if sae["seed"] != own["seed"] and {**sae, "seed": 0} == {**own, "seed": 0}:

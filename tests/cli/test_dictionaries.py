@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerpipe.stages.sae_sweep import on_front
+from steerpipe.stages.sae_sweep import SCORES, on_front, write_sweep
 
 from .conftest import small
 
@@ -112,3 +112,16 @@ def test_the_front_is_what_nothing_beats():
     assert on_front(pd.DataFrame(columns)).tolist() == [True, False, True, True]
     assert on_front(pd.DataFrame({**columns, "l0": [8, 4, 8, 8]})).tolist() == [True, True, True, True]
     assert on_front(pd.DataFrame({**columns, "recur_energy": np.nan})).tolist() == [False, False, False, True]
+
+
+def test_a_sweep_tells_settings_apart_whatever_they_differ_in(tmp_path):
+    for job, support in enumerate((0.0, 0.6, 0.6)):
+        sae = {"expansion": 2, "k": 8, "selection": "topk", "seed": job, "lr": 1e-3, "tokens": 10, "members": 3}
+        config = {"sae": sae | {"support": support, "centre": "none"}}
+        (tmp_path / str(job)).mkdir()
+        (tmp_path / str(job) / "manifest.json").write_text(json.dumps({"config": config}))
+        scores = {f"sae_held/{name}": 0.5 for name in SCORES} | {"sae/n_features": 256, "sae/seconds": 1.0}
+        (tmp_path / str(job) / "metrics.json").write_text(json.dumps(scores))
+    _, settings = write_sweep(tmp_path, "a caption")
+    assert settings["support"].tolist() == [0, 0.6]
+    assert settings["seeds"].tolist() == [1, 2]
