@@ -135,6 +135,28 @@ def save_figure(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> 
     save_table(plots, name, data)
 
 
+def run_folders(outputs: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return (folder, manifest) of every run below `outputs`, oldest first; neither the store nor damaged ones."""
+    found = []
+    for folder, folders, files in os.walk(outputs):
+        if "manifest.json" in files:
+            folders.clear()
+            manifest = read_object(Path(folder) / "manifest.json")
+            if manifest is not None and "start" in manifest and "stage" in manifest:
+                found.append((Path(folder), manifest))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found, key=lambda run: (run[1]["start"], str(run[0].relative_to(outputs))))
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return a file's JSON object; None where there is no file, or it holds anything else."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as {a.b.c: value}."""
     flat: dict[str, Any] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SteerError, UsageError, unknown
-from ..run import flatten
+from ..run import flatten, read_object, run_folders
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +36,7 @@ class Past:
     @property
     def metrics(self) -> dict[str, Any]:
         """Flat numbers; none when the run ended before it had any."""
-        return _read(self.path / "metrics.json") or {}
+        return read_object(self.path / "metrics.json") or {}
 
     @property
     def overrides(self) -> str:
@@ -57,15 +56,7 @@ class Past:
 
 def find_runs(outputs: Path) -> list[Past]:
     """Return every run folder below `outputs`, oldest first; the store is not looked at, damaged manifests are left out."""
-    found = []
-    for folder, folders, files in os.walk(outputs):
-        if "manifest.json" in files:
-            folders.clear()
-            manifest = _read(Path(folder) / "manifest.json")
-            if manifest is not None and "start" in manifest and "stage" in manifest:
-                found.append(Past(Path(folder), str(Path(folder).relative_to(outputs)), manifest))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(found, key=lambda run: (run.manifest["start"], run.name))
+    return [Past(folder, str(folder.relative_to(outputs)), manifest) for folder, manifest in run_folders(outputs)]
 
 
 def resolve_run(name: str, outputs: Path) -> Past:
@@ -80,7 +71,7 @@ def resolve_run(name: str, outputs: Path) -> Past:
     if (Path(name) / "manifest.json").is_file():
         folder = Path(name)
         return next((r for r in every if r.path.resolve() == folder.resolve()), None) or Past(
-            folder, name, _read(folder / "manifest.json") or {}
+            folder, name, read_object(folder / "manifest.json") or {}
         )
     if not every:
         raise SteerError(f"no runs in {outputs}; start with: steer run")
@@ -228,14 +219,6 @@ def sweep_rows(runs: list[Past]) -> tuple[list[str], list[dict[str, Any]]]:
             {"job": run.path.name, **{k: config.get(k) for k in swept}, "status": run.manifest["status"], **run.metrics}
         )
     return columns, rows
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _one(name: str, named: dict[str, Any], what: str, outputs: Path) -> Any:

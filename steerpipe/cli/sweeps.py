@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ..errors import SteerError
+from ..run import read_object
 
 
 class Jobs(Callback):
@@ -30,7 +30,7 @@ def check_jobs(folder: Path) -> None:
         Names every job that failed, what was swept in it, and why; the exit code is then 1.
     """
     jobs = sorted((job for job in folder.iterdir() if job.name.isdigit()), key=lambda job: int(job.name))
-    manifests = [_manifest(job) for job in jobs]
+    manifests = [read_object(job / "manifest.json") or {} for job in jobs]
     words = [set(manifest.get("overrides", [])) for manifest in manifests]
     shared = set.intersection(*words) if words else set()
     lines = [
@@ -52,11 +52,3 @@ def reason(manifest: dict[str, Any]) -> str | None:
 def _swept(manifest: dict[str, Any], shared: set[str]) -> str:
     own = [word for word in manifest.get("overrides", []) if word not in shared]
     return f" ({' '.join(own)})" if own else ""
-
-
-def _manifest(job: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((job / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..data.contrast import side_names
 from ..interpret.activity import cell_activity
 from ..report.browser import Catalogue, browser_page
 from ..report.page import write_page
+from ..run import run_folders
 from .activity import ALL
 from .annotate import Annotated, Inputs, annotation, caption, inputs
 from .common import Context
@@ -42,7 +42,7 @@ def catalogue(context: Context) -> Catalogue:
     """Return what the store and the run folders know of the configured dictionary's features, annotating them first."""
     found, given = annotation(context), inputs(context)
     cells, codes = _cells(context, given)
-    runs = list(_runs(Path(context.config.outputs)))
+    runs = [run for run in reversed(run_folders(Path(context.config.outputs))) if run[1].get("status") == "done"]
     key = given.dictionary.artefact.key
     return Catalogue(
         features=found.features,
@@ -92,22 +92,6 @@ def _cells(context: Context, given: Inputs) -> tuple[pd.DataFrame, np.ndarray]:
         codes, xy = file["codes"], file["xy"]
     types = source.obs[label].astype(str).to_numpy()[some] if label is not None else np.full(len(some), ALL)
     return pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "type": types}), codes
-
-
-def _runs(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every finished run folder below `outputs`, newest first, with its manifest; the store is not looked at."""
-    found = []
-    for folder, folders, names in os.walk(outputs):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if "manifest.json" in names:
-            folders.clear()
-            try:
-                manifest = json.loads((Path(folder) / "manifest.json").read_text())
-            except ValueError:  # a damaged one is no reason to show nothing
-                continue
-            if manifest.get("status") == "done":
-                found.append((Path(folder), manifest))
-    return iter(sorted(found, key=lambda run: str(run[1].get("start")), reverse=True))
 
 
 def _keys(manifest: dict[str, Any], stage: str) -> set[str]:
