@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pandas as pd
 import pytest
 
 from benchmarks.browse import synthetic
 from steerpipe.report.browser import Catalogue, browser_page
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -20,34 +16,9 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
-    if BROWSER is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def opened(chromium, file):
-    contexts, wrong = [], []
-
-    def call(fragment="", path=file, **options):
-        context = chromium.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"file://{path}{fragment}")
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert not wrong
+def opened(open_page, file):
+    return lambda fragment="", path=file, **options: open_page(path, fragment, **options)
 
 
 def numbers(page):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,7 +19,6 @@ from steerpipe.plot.captions import CAPTIONS, caption_of
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
 from steerpipe.run import Run
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HEADLINE = {
     "edistance": 0.01, "gap": 0.01, "orthogonal": 0.2, "probe": 0.01, "c2st": 0.5, "spread": 0.2, "closer": 0.2, "change": 0.2,
 }  # fmt: skip
@@ -118,36 +116,9 @@ def test_a_run_that_failed_says_so(tmp_path):
     assert "A run is failed: RuntimeError: no luck" in run_page(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
-    if BROWSER is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def opened(browser, pages):
-    """Open a page without a network; fail on any console error or request."""
-    contexts, wrong = [], []
-
-    def call(name, **options):
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url))
-        page.goto(f"file://{pages / name}")
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert not wrong
+def opened(open_page, pages):
+    return lambda name, **options: open_page(pages / name, **options)
 
 
 def column(page, table, number):
