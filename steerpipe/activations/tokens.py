@@ -86,6 +86,12 @@ class TokenSource:
         """Return the column among the valid genes of each token of some cells, int (n_tokens,) each, as `cells` has them."""
         raise NotImplementedError
 
+    def cell_by_cell(self, ids: np.ndarray, *, at_once: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (columns (n_tokens,), activations (n_tokens, D)) of each of some cells, reading so many cells at a time."""
+        for start in range(0, len(ids), at_once):
+            some = ids[start : start + at_once]
+            yield from zip(self.columns(some), self.cells(some), strict=True)
+
     def n_tokens(self, ids: np.ndarray) -> int:
         """Return how many tokens some cells have."""
         return int(self.lengths(ids).sum())

@@ -154,13 +154,12 @@ def cell_activity(dictionary: FeatureDictionary, source: TokenSource, cells: np.
     """Return each cell's mean |z| of every feature over its stored tokens, float32 (n, F), and its mean activation, (n, D)."""
     codes = np.zeros((len(cells), dictionary.n_features), np.float32)
     means = np.zeros((len(cells), source.width), np.float32)
-    for start in range(0, len(cells), CELLS_AT_ONCE):
-        for i, x in enumerate(source.cells(cells[start : start + CELLS_AT_ONCE]), start):
-            with torch.no_grad():
-                found = dictionary.encode(torch.from_numpy(x).to(dictionary.W_dec.device))
-            sizes = found.values.abs().double().cpu().numpy().ravel()
-            total = np.bincount(found.indices.cpu().numpy().ravel(), sizes, dictionary.n_features)
-            codes[i], means[i] = total / max(1, len(x)), x.mean(0)
+    for i, (columns, x) in enumerate(source.cell_by_cell(cells, at_once=CELLS_AT_ONCE)):
+        with torch.no_grad():
+            found = dictionary.at(columns).encode(torch.from_numpy(x).to(dictionary.W_dec.device))
+        sizes = found.values.abs().double().cpu().numpy().ravel()
+        total = np.bincount(found.indices.cpu().numpy().ravel(), sizes, dictionary.n_features)
+        codes[i], means[i] = total / max(1, len(x)), x.mean(0)
     return codes, means
 
 

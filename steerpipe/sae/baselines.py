@@ -61,10 +61,8 @@ def own_batches(
     if not any(one.gene_centred for one in dictionaries):
         yield from ((batch, list(dictionaries)) for batch in source.batches(cells, batch_size))
         return
-    for start in range(0, len(cells), CELLS_AT_ONCE):
-        some = cells[start : start + CELLS_AT_ONCE]
-        for columns, x in zip(source.columns(some), source.cells(some), strict=True):
-            yield torch.from_numpy(x), [one.at(columns) for one in dictionaries]
+    for columns, x in source.cell_by_cell(cells):
+        yield torch.from_numpy(x), [one.at(columns) for one in dictionaries]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Gene centring: the mean stream of each gene is taken from its tokens, so that a dictionary is left with what the cell does.
 
-A gene's token is its identity in most of what it is: without centring, features go to genes. The means are of the cells that
-fits may see, and no other. A dictionary of deviations x - m_g is trained as any other is, on `CentredTokens`; m_g then becomes
-part of it (TopKSAE.centre_genes), and it encodes and reconstructs the tokens themselves.
+Part of a token's stream is which gene it is, whatever the cell. The means are of the cells that fits may see, and no other.
+A dictionary of deviations x - m_g is trained as any other is, on `CentredTokens`; m_g then becomes part of it
+(TopKSAE.centre_genes), and it encodes and reconstructs the tokens themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from ..errors import SteerError
 from .model import TopKSAE
 
 log = logging.getLogger(__name__)
-CELLS_AT_ONCE = 64
 SHOWN = 5
 
 
@@ -50,11 +49,9 @@ def gene_means(source: TokenSource, cells: np.ndarray) -> Tensor:
     """
     total = np.zeros((source.n_genes, source.width))
     n = np.zeros(source.n_genes, np.int64)
-    for start in range(0, len(cells), CELLS_AT_ONCE):
-        some = cells[start : start + CELLS_AT_ONCE]
-        for columns, x in zip(source.columns(some), source.cells(some), strict=True):
-            total[columns] += x
-            n[columns] += 1
+    for columns, x in source.cell_by_cell(cells):
+        total[columns] += x
+        n[columns] += 1
     means = total / np.maximum(n, 1)[:, None]
     unseen = n == 0
     if unseen.any():
