@@ -138,7 +138,8 @@ def recurrence(
     batch_size : tokens at a time; of those all codes are held, and of the rest none
     """
     W = [one.W_dec.detach().cpu().numpy() for one in (a, b)]
-    near = np.argwhere(cosines(*W) >= COSINE)
+    cosine = cosines(*W)
+    near = np.argwhere(cosine >= COSINE)
     i, j = near.T
     n, product = 0, np.zeros(len(near))
     total, square = ([np.zeros(len(rows)) for rows in W] for _ in range(2))
@@ -158,9 +159,10 @@ def recurrence(
     alone = [~_marked(pairs[:, side], len(W[side])) for side in range(2)]
     spans = _spans((a, b), W, alone, source, cells, batch_size)
     subspace, chance = overlap(*spans)
-    cosine = cosines(*W)[pairs[:, 0], pairs[:, 1]]
     fires = [s > 0 for s in square]
-    return Recurrence(pairs, cosine, correlation[same], energy[0], energy[1], fires[0], fires[1], subspace, chance)
+    return Recurrence(
+        pairs, cosine[pairs[:, 0], pairs[:, 1]], correlation[same], energy[0], energy[1], fires[0], fires[1], subspace, chance
+    )
 
 
 def overlap(a_rD: np.ndarray, b_rD: np.ndarray) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from .common import Context
 from .contrast_cells import CellRows, load_masked, readout_key, run_contrast
 from .dictionary import Dictionary, check_dictionary, dictionary, gene_centred
 from .extract import Activations, activations, layer_index, load_cells, load_steered_model
+from .recurrence import feature_stability
 
 VERSION = 3
 
@@ -69,6 +70,11 @@ class Experiment:
     def sae(self) -> TopKSAE:
         """The SAE of the steered tokens; that of all valid genes' is `dictionary.sae`."""
         return self.dictionary.sae.at(self.cached.columns)
+
+    @cached_property
+    def stability(self) -> tuple[Artefact, pd.DataFrame]:
+        """How stable the dictionary's features are on the cells that a fit may see: every fit of a null asks for it."""
+        return feature_stability(self.context, self.activations, self.dictionary, cells="fit")
 
     @property
     def genes(self) -> list[str]:

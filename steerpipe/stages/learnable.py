@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from ..errors import SteerError
 from ..store import Artefact
 from .annotate import annotation
 from .experiment import Experiment
-from .extract import activations
-from .recurrence import STABLE, feature_stability
+from .recurrence import STABLE
 
 
 def learnable_features(experiment: Experiment, choice: str, rows: np.ndarray | None = None) -> np.ndarray:
@@ -34,7 +32,7 @@ def learnable_features(experiment: Experiment, choice: str, rows: np.ndarray | N
             msg = "no active feature has a term at q < annotate.q; use objective.learnable=active, or another annotate.library."
             raise SteerError(msg)
     if choice == "stable":
-        mask = mask & (_stability(experiment)[1]["stability"].to_numpy() >= STABLE)
+        mask = mask & (experiment.stability[1]["stability"].to_numpy() >= STABLE)
         if not mask.any():
             msg = (
                 f"no active feature is in {STABLE:.0%} of the other seeds; use objective.learnable=active, or a smaller sae.k."
@@ -47,10 +45,4 @@ def learnable_parents(experiment: Experiment, choice: str) -> list[Artefact]:
     """Return the artefacts that the choice depends on: the annotation, or the other seeds, where it is asked for."""
     if choice == "annotated":
         return [annotation(experiment.context).artefact]
-    return [_stability(experiment)[0]] if choice == "stable" else []
-
-
-def _stability(experiment: Experiment) -> tuple[Artefact, pd.DataFrame]:
-    """How stable the features are on the cells that a fit may see."""
-    context = experiment.context
-    return feature_stability(context, activations(context), experiment.dictionary, cells="fit")
+    return [experiment.stability[0]] if choice == "stable" else []

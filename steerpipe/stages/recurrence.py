@@ -25,10 +25,15 @@ STABLE = 0.6
 """Share of the other seeds from which a feature counts as stable (`objective.learnable=stable`)."""
 
 
+def with_seed(context: Context, seed: int) -> Context:
+    """Return the context of another seed of the dictionary's training."""
+    config = context.config
+    return replace(context, config=replace(config, sae=replace(config.sae, seed=seed)))
+
+
 def of_seed(context: Context, source: Activations, seed: int) -> Dictionary:
     """Return the configured dictionary as another seed of its training gives it."""
-    config = context.config
-    return dictionary(replace(context, config=replace(config, sae=replace(config.sae, seed=seed))), source)
+    return dictionary(with_seed(context, seed), source)
 
 
 def compared(context: Context, source: Activations, a: Dictionary, b: Dictionary, *, cells: str = "test") -> Recurrence:

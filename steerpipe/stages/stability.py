@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from .common import Context
 from .dictionary import Dictionary, check_dictionary
 from .extract import Activations, activations
 from .plot import dictionary_caption
-from .recurrence import compared, feature_stability, of_seed, some_cells
+from .recurrence import STABLE, compared, feature_stability, of_seed, some_cells, with_seed
 
 log = logging.getLogger(__name__)
 VERSION = 2
@@ -50,13 +49,9 @@ def main(context: Context) -> None:
     artefact = context.store.get("stability", version=VERSION, config=settings, parents=parents, build=build)
     table, pairs = pd.read_csv(artefact.path / "stability.csv"), pd.read_parquet(artefact.path / "pairs.parquet")
     features = pd.concat(
-        [
-            feature_stability(replace(context, config=replace(config, sae=replace(config.sae, seed=seed))), source, one)[1]
-            .assign(seed=seed)
-            for seed, one in found.items()
-        ],
+        [feature_stability(with_seed(context, seed), source, one)[1].assign(seed=seed) for seed, one in found.items()],
         ignore_index=True,
-    )  # fmt: skip
+    )
     run, caption = context.run, dictionary_caption(config, str(source.policy))
     run.table("stability", table)
     run.table("pairs", pairs)
@@ -68,10 +63,12 @@ def main(context: Context) -> None:
     run.figure("feature_stability", figures.feature_stability(features, caption), features)
     log.info("features that fire on held-out cells, matched one to one:\n%s", table.round(3).to_string(index=False))
     alive = features[features["fires"]]
+    stable = alive["stability"] >= STABLE
     log.info(
-        "of the features that fire %.0f %% are in most of the other seeds (stability >= 0.6); they hold %.0f %% of the energy",
-        100 * (alive["stability"] >= 0.6).mean(),
-        100 * alive.loc[alive["stability"] >= 0.6, "energy"].sum() / alive["energy"].sum(),
+        "of the features that fire %.0f %% are in most of the other seeds (stability >= %g); they hold %.0f %% of the energy",
+        100 * stable.mean(),
+        STABLE,
+        100 * alive.loc[stable, "energy"].sum() / alive["energy"].sum(),
     )
 
 
