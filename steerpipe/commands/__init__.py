@@ -1,0 +1,1 @@
+"""One file a command: config in, tables, figures and log out."""

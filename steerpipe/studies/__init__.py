@@ -1,0 +1,1 @@
+"""Many fits or many interventions side by side, one folder a question."""
