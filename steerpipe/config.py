@@ -11,7 +11,7 @@ from .checks import positive as _positive
 from .checks import share as _share
 from .config_sae import AnnotateConfig, FeatureConfig, ScoreConfig, StabilityConfig
 from .config_steering import EvaluateConfig, LambdaConfig, ObjectiveConfig
-from .config_studies import DiagnoseConfig, ParetoConfig, TransferConfig
+from .config_studies import CircuitsConfig, DiagnoseConfig, ParetoConfig, TransferConfig
 from .errors import SteerError
 from .models.recipe import Recipe
 
@@ -32,6 +32,8 @@ class ModelConfig:
     """commit, tag or branch of a hub id (null: main); a folder has none"""
     steering_layer: int = 4
     """the layer that `layer=steering` stands for, 0-based"""
+    circuit_layers: list[int] = field(default_factory=lambda: [2, 3, 4])
+    """the layers that `steer circuits` goes through, 0-based"""
     batch_size: int = 8
     """cells that run through the model at once; memory grows with it"""
     tokens: str = "all"
@@ -283,6 +285,7 @@ class Config:
     diagnose: DiagnoseConfig
     transfer: TransferConfig
     pareto: ParetoConfig
+    circuits: CircuitsConfig
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     seed: int = 0
     activations: str = "stored"

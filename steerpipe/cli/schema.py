@@ -29,6 +29,7 @@ GROUPS: dict[str, Any] = {
     "diagnose": config_studies.DiagnoseConfig,
     "transfer": config_studies.TransferConfig,
     "pareto": config_studies.ParetoConfig,
+    "circuits": config_studies.CircuitsConfig,
     "tracker": config.TrackerConfig,
 }
 GONE = {

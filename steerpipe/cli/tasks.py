@@ -90,6 +90,11 @@ def pareto(cfg: DictConfig) -> None:
     _run("pareto", cfg)
 
 
+def circuits(cfg: DictConfig) -> None:
+    """Switch features off at one layer, and see what it does at later layers and at the head: edges beside their nulls."""
+    _run("circuits", cfg)
+
+
 def run(cfg: DictConfig) -> None:
     """Run it all: extract, train the SAE, fit, evaluate, plot. What exists is reused."""
     _run("run", cfg)
@@ -101,9 +106,12 @@ def pretrain(cfg: DictConfig) -> None:
 
 
 TASKS = (
-    run, extract, train_sae, stability, annotate, browse, fit, evaluate, plot, diagnose, transfer, pareto, check_approximation,
-    pretrain,
+    run, extract, train_sae, stability, annotate, browse, fit, evaluate, plot, diagnose, transfer, pareto, circuits,
+    check_approximation, pretrain,
 )  # fmt: skip
+
+COMMANDS = ("circuits",)
+"""Those of them that live in steerpipe.commands."""
 
 
 def _run(stage: str, cfg: DictConfig) -> None:
@@ -165,7 +173,8 @@ def _run_stage(stage: str, cfg: DictConfig) -> None:
     tracker = make_tracker(config.tracker.name, config.tracker.project, config.tracker.uri)
     with _open_run(stage, cfg, tracker) as record:
         try:
-            importlib.import_module(f"steerpipe.stages.{stage}").main(Context(config, store, record))
+            package = "commands" if stage in COMMANDS else "stages"
+            importlib.import_module(f"steerpipe.{package}.{stage}").main(Context(config, store, record))
         finally:
             record.artefacts(store.used)
     folder = record.path

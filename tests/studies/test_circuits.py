@@ -17,15 +17,6 @@ from .planted import FEATURES, HIGH, LOW, TOKENS, plant
 P = 2000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors are tiny here: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def explore(network, sources, n_random=1, seed=0):
     """Sizes and p of every source's effects on the later layer and of its nulls', as the study has them."""
     codes, clean = LayerCodes(network, LOW), network.clean(LOW)
