@@ -28,6 +28,10 @@ CAPTIONS = {
     "transfer": "Change of E-distance of each held-out cell type (columns) under fits to its own and to other types "
     "(rows). Uncoloured: the null does as well.",
     "transfer_markers": "Share of each marker's gap that is closed by the fit to the type itself and by the fit to the others.",
+    "circuit": "Features of each layer (columns) and the genes that they move, joined by what switching one off does to the "
+    "next: width is the effect's size, colour its sign. Each node's strongest edges alone; above a layer, what of the effect "
+    "goes through it.",
+    "degrees": "How many edges a source has over how often it fires: where the two go together, a degree says little.",
     "dictionaries": "Each dictionary's share of annotated features beside the share that matched random gene sets reach, "
     "how many genes a feature is spread over, and how specific its terms are.",
     "feature_graph": "Features joined where their gene sets overlap, to their three nearest ones each. The ten largest "

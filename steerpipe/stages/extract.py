@@ -31,6 +31,7 @@ from ..models.aido_cell import AidoCell, ArchConfig
 from ..models.checkpoints import load_model, model_digest, model_folder, model_genes, provenance, read_config, released_arch
 from ..store import Artefact
 from .checkpoint import introduce
+from .circuit_plan import CircuitPlan, circuit_plan
 from .common import Context
 from .null_plan import NullPlan, null_plan
 
@@ -79,13 +80,20 @@ def main(context: Context) -> None:
     """Extract, and report what was stored; or only plan it."""
     config = context.config
     if config.extract.plan:
-        found = plan(context)
+        if config.extract.plan_of == "circuits":  # its one extraction stores all of its layers
+            config = replace(config, extract=replace(config.extract, layers=list(config.circuits.layers)))
+            config = replace(config, layer=replace(config.layer, index=config.circuits.layers[0]))
+        found = plan(replace(context, config=config))
         print(found.lines(), flush=True)
         context.run.metrics(found.row())
         nulls = _null_plan(config, found)
         if nulls is not None:
             print(nulls.lines(), flush=True)
             context.run.metrics({"plan/null_fits": nulls.model_refits, "plan/null_seconds": nulls.seconds})
+        if config.extract.plan_of == "circuits":
+            circuits = _circuit_plan(config, found)
+            print(circuits.lines(), flush=True)
+            context.run.metrics({"plan/circuit_blocks": circuits.blocks, "plan/circuit_seconds": circuits.seconds})
         return
     if config.extract.part is not None:
         extract_part(context)
@@ -200,6 +208,14 @@ def _null_plan(config: Config, found: Plan) -> NullPlan | None:
     block = found.seconds / (found.cells * (max(stored_layers(config)) + 1))
     above = _arch(config).num_hidden_layers - layer - 1
     return null_plan(config, config.extract.plan_of, cells.obs, block_seconds=block, blocks_above=above)
+
+
+def _circuit_plan(config: Config, found: Plan) -> CircuitPlan:
+    assert found.seconds is not None  # plan() times a block
+    cells = load_cells(config, _planned_genes(config))
+    return circuit_plan(
+        config, _arch(config), len(cells.valid), found.seconds / (found.cells * (max(stored_layers(config)) + 1))
+    )
 
 
 def _plan(config: Config, cells: CellSource, **options: Any) -> Plan:
