@@ -87,10 +87,10 @@ def main() -> None:
         theirs.append(time.process_time() - start)
         for level, change in found.changes.items():
             other = (after[level] - before[level])[found.cells]
-            spread = np.maximum(before[level].std(0, ddof=1), 1e-3)
-            sizes = [edges.effects(some, spread).size for some in (change, other)]
             worst = max(worst, float(np.abs(change - other).max()))
-            edge = edge and bool(((sizes[0] > 0.1) == (sizes[1] > 0.1)).all())
+            sizes = [np.abs(edges.effects(some).effect) for some in (change, other)]
+            cut = np.quantile(sizes[1], 0.99)
+            edge = edge and bool(((sizes[0] > cut) == (sizes[1] > cut)).all())
     result: dict[str, Any] = {
         "cells": words.cells,
         "sources": words.sources,

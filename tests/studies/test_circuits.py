@@ -20,7 +20,6 @@ P = 2000
 def explore(network, sources, n_random=1, seed=0):
     """Sizes and p of every source's effects on the later layer and of its nulls', as the study has them."""
     codes, clean = LayerCodes(network, LOW), network.clean(LOW)
-    spread = clean[HIGH].double().std(0).numpy()
     rng = np.random.default_rng(seed)
     found = {kind: [] for kind in (ablation.FEATURE, ablation.DIRECTION, ablation.MATCHED)}
     changes = []
@@ -28,7 +27,7 @@ def explore(network, sources, n_random=1, seed=0):
         mine = {kind: [] for kind in found}
         for trial in ablation.trials(network, LOW, source, codes.activity(), n_random=n_random, dose=False, seed=seed):
             change = ablation.respond(network, LOW, codes, trial, clean).changes[HIGH]
-            mine[trial.kind].append((edges.effects(change, spread).size, edges.sign_flip_p(change, P, rng)))
+            mine[trial.kind].append((np.abs(edges.effects(change).effect), edges.sign_flip_p(change, P, rng)))
             if trial.kind == ablation.FEATURE:
                 changes.append(change)
         for kind, rows in mine.items():
@@ -70,9 +69,8 @@ def test_a_d_tells_no_edge_from_a_random_direction(explored):
     source = int(np.flatnonzero(weights.any(1))[0])
     some = ablation.trials(network, LOW, source, codes.activity(), n_random=1, dose=False, seed=0)
     null = ablation.respond(network, LOW, codes, some[1], clean).changes[HIGH]
-    one = np.ones(FEATURES)
-    own = edges.effects(changes[source], one).d[weights[source] != 0]
-    assert np.abs(edges.effects(null, one).d).max() > 0.5 * np.abs(own).max()
+    own = edges.effects(changes[source]).d[weights[source] != 0]
+    assert np.abs(edges.effects(null).d).max() > 0.5 * np.abs(own).max()
 
 
 def test_blocks_that_ignore_the_stream_give_no_edge():
@@ -122,9 +120,8 @@ def test_effects_are_the_paired_ones(rng):
     before, after = rng.standard_normal((2, 9, 5))
     after[:, 4] = before[:, 4]
     change = after - before
-    found = edges.effects(change, np.full(5, 2.0))
+    found = edges.effects(change)
     np.testing.assert_allclose(found.effect, change.mean(0))
-    np.testing.assert_allclose(found.size, np.abs(change.mean(0)) / 2)
     t = stats.ttest_rel(after[:, :4], before[:, :4]).statistic
     np.testing.assert_allclose(found.d[:4] * 3, t)
     assert found.d[4] == found.consistency[4] == 0

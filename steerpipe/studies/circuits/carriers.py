@@ -17,7 +17,8 @@ def shares(explored: Exploration) -> pd.DataFrame:
     """Return how much of an effect on genes goes through features of the next layers; a row what is held, and its control.
 
     Of each layer's strongest sources (and of the recipe as a whole) the named features at a later layer are those of its
-    strongest edges. The control holds as many features of that layer at random, of those that fire.
+    largest effects of small q. The controls hold as many other features of that layer, of those that fire: at random, and each
+    matched in activity to one of the named.
     """
     config, circuit = explored.config, explored.circuit
     if not circuit.network.model.has_head:
@@ -32,13 +33,12 @@ def shares(explored: Exploration) -> pd.DataFrame:
             pairs = explored.one(layer, later)
             for i in order:
                 source = int(effects.sources[i])
-                sizes = np.where(pairs.edge[i], pairs.block.effects.size[i], 0)
                 effect = np.zeros(len(circuit.genes))
                 effect[effects.targets] = effects.effects.effect[i]
                 top = strongest(effect, np.arange(len(effect)), config.n_genes)
                 weights = np.zeros(len(effect))
                 weights[top] = np.sign(effect[top]) / len(top)
-                named = pairs.block.targets[largest(sizes, config.n_held)]
+                named = pairs.block.targets[largest(pairs.sizes[i], config.n_held)]
                 jobs.append((f"feature {source}", layer, later, off(explored, layer, source), weights, named))
     jobs += recipe_jobs(explored)
     return pd.DataFrame([held(explored, *job) for job in track(jobs, "mediation", len(jobs)) if len(job[-1])])
@@ -74,34 +74,44 @@ def held(
     explored: Exploration, what: str, layer: int, later: int, delta: mediation.Delta, weights: np.ndarray, named: np.ndarray
 ) -> dict[str, float | int | str]:
     """Return the row of one effect and one layer that it may go through."""
-    config = explored.config
+    config, network = explored.config, explored.circuit.network
     rng = np.random.default_rng([config.seed, layer, later, 65])
-    fires = (explored.codes[later].activity() > 0).sum(0) >= config.min_cells
-    fires[named] = False
-    others = np.flatnonzero(fires)
-    n = min(len(named), len(others))
-    sets = [named, *(rng.choice(others, n, replace=False) for _ in range(config.held_draws if n else 0))]
-    clean = {level: torch.from_numpy(x).to(explored.circuit.network.valid.device)
-             for level, x in explored.responses[layer].clean.items()}  # fmt: skip
-    found = mediation.hold(
-        explored.circuit.network, layer, delta, later, sets, weights=weights, clean=clean, later=explored.codes[later]
-    )
+    activity = explored.codes[later].activity()
+    strength = np.where((activity > 0).sum(0) >= config.min_cells, activity.mean(0), 0)
+    others = strength.copy()
+    others[named] = 0
+    there = np.flatnonzero(others)
+    sets = {"random": [rng.choice(there, min(len(named), len(there)), replace=False) for _ in range(config.held_draws)]}
+    sets["matched"] = [_matched(others, strength[named], rng) for _ in range(config.held_draws)]
+    clean = {level: torch.from_numpy(x).to(network.valid.device) for level, x in explored.responses[layer].clean.items()}
+    every = [named, *sets["random"], *sets["matched"]]
+    found = mediation.hold(network, layer, delta, later, every, weights=weights, clean=clean, later=explored.codes[later])
     own, *controls = (mediation.mediated(found.total, rest, 1000, rng) for rest in found.rest)
-    drawn = [one.share for one in controls] or [float("nan")]
-    return {
+    row: dict[str, float | int | str] = {
         "what": what,
         "layer": layer,
         "through": later,
         "held": len(named),
         "effect": float(found.total.mean()),
-        "share": own.share,
-        "lo": own.lo,
-        "hi": own.hi,
-        "random": float(np.mean(drawn)),
-        "random_lo": float(np.min(drawn)),
-        "random_hi": float(np.max(drawn)),
-        "features": ", ".join(map(str, named)),
+        **own._asdict(),
     }
+    for number, name in enumerate(sets):
+        drawn = [one.share for one in controls[number * config.held_draws : (number + 1) * config.held_draws]]
+        row |= {name: float(np.mean(drawn)), f"{name}_lo": float(np.min(drawn)), f"{name}_hi": float(np.max(drawn))}
+    return row | {"features": ", ".join(map(str, named))}
+
+
+def _matched(strength: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw for each wanted activity one of the four features nearest to it in ratio, none twice; strength 0 is never drawn."""
+    left = strength.copy()
+    chosen: list[int] = []
+    for one in wanted[wanted > 0]:
+        there = np.flatnonzero(left)
+        if len(there):
+            near = there[np.argsort(np.abs(np.log(left[there] / one)), kind="stable")[:4]]
+            chosen.append(int(rng.choice(near)))
+            left[chosen[-1]] = 0
+    return np.array(chosen, np.int64)
 
 
 def strongest(effect: np.ndarray, among: np.ndarray, n: int) -> np.ndarray:

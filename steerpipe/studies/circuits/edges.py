@@ -1,8 +1,9 @@
-"""Which effects are edges: effect sizes, sign-flip p, and the cut at which the nulls give few.
+"""Which effects are edges: effects, sign-flip p, and the cut at which the nulls give few.
 
-An ablation is deterministic, so that the smallest effect is consistent over cells: Cohen's d of a random direction is as large
-as that of a feature, and a p-value only says that an effect has one sign. What tells edges from nulls is the effect's size, in
-units of the target's own spread over cells; the cut is put on it, among pairs of small q.
+An ablation is deterministic, so that the smallest effect is consistent over cells: Cohen's d of a random direction is as
+large as that of a feature, and a p-value only says that an effect has one sign. What tells edges from nulls is the size of the
+effect, and the cut is on that, among pairs of small q. Sizes compare between targets: with decoder rows of length 1 all codes
+of a layer are in the stream's own units, and all genes at the head are in log1p CP10K.
 """
 
 from __future__ import annotations
@@ -21,28 +22,22 @@ class Effects(NamedTuple):
 
     Attributes
     ----------
-    effect : mean change over cells; size : |effect| over the target's spread
+    effect : mean change over cells
     d : Cohen's d of the paired change, mean over sd; consistency : share of the cells that change in the mean's direction
     """
 
     effect: np.ndarray
-    size: np.ndarray
     d: np.ndarray
     consistency: np.ndarray
 
 
-def effects(changes: np.ndarray, spread: np.ndarray) -> Effects:
-    """Summarise the changes (n, J) of n >= 2 cells, against the targets' spread (J,).
-
-    Cohen's d is 0 where nothing changes, and infinite where every cell changes by the same. A target without spread that
-    changes has an infinite size.
-    """
+def effects(changes: np.ndarray) -> Effects:
+    """Summarise the changes (n, J) of n >= 2 cells; d is 0 where nothing changes, infinite where every cell changes alike."""
     change = np.asarray(changes, np.float64)
     mean, sd = change.mean(0), change.std(0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         d = np.where(mean == 0, 0.0, mean / sd)
-        size = np.where(mean == 0, 0.0, np.abs(mean) / spread)
-    return Effects(mean, size, d, (np.sign(change) == np.sign(mean)).mean(0) * (mean != 0))
+    return Effects(mean, d, (np.sign(change) == np.sign(mean)).mean(0) * (mean != 0))
 
 
 def sign_flip_p(changes: np.ndarray, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +77,7 @@ class Cut(NamedTuple):
 
     Attributes
     ----------
-    size : the smallest size that is an edge; infinite where no cut keeps the empirical FDR
+    size : the smallest |effect| that is an edge; infinite where no cut keeps the empirical FDR
     n_edges : pairs of at least that size
     fdr_direction : pairs of random directions over edges, at the same cut and of as many trials
     fdr_matched : share of the edges that a feature matched in activity gives to the same target
@@ -95,14 +90,14 @@ class Cut(NamedTuple):
 
 
 def empirical_cut(real: np.ndarray, directions: list[np.ndarray], matched: list[np.ndarray], level: float) -> Cut:
-    """Return the smallest size of edges at which neither empirical FDR is over the level.
+    """Return the smallest |effect| of edges at which neither empirical FDR is over the level.
 
     A random direction has no edges, so that every pair of it over the cut counts, whatever the target (target and decoy, Elias
     and Gygi 2007). A matched feature has edges of its own, and counts where it has the same one.
 
     Parameters
     ----------
-    real : float64 (I, J), sizes of the sources' effects; 0 for a pair that is no candidate (its q is too large)
+    real : float64 (I, J), the sources' |effect|; 0 for a pair that is no candidate (its q is too large)
     directions, matched : of each source the same of its nulls, (R, J); R may be 0
     """
     ordered = np.sort(real[real > 0])

@@ -93,7 +93,7 @@ class Exploration:
             if reached.any():
                 strength = reached
             else:
-                log.info("layer %d: no edge reaches it, so that its most active features are taken", layer)
+                log.info("layer %d: nothing reaches it, so that its most active features are taken", layer)
             what = f"features of layer {layer}"
         else:
             what = f"features of layer {layer}"
@@ -109,13 +109,14 @@ class Exploration:
         return next(j for j in self.judged if j.block.layer == layer and j.block.level == level)
 
     def reached(self, layer: int, level: int) -> np.ndarray:
-        """Return how strongly the sources of a layer reach each feature of a later one, float64 (F,): the summed sizes of its
-        edges, each times the recipe's |theta| where there is one."""
+        """Return how strongly the sources of a layer move each feature of a later one, float64 (F,).
+
+        It is the sum of their |effect| of small q, edges or not, each times the recipe's |theta| where there is one.
+        """
         found = self.one(layer, level)
         dose = np.array([abs(self.theta.get((layer, int(s)), 1.0)) for s in found.block.sources])
         total = np.zeros(self.circuit.network.saes[level].n_features)
-        sizes = np.where(found.edge, np.minimum(found.block.effects.size, 1e6), 0.0)
-        total[found.block.targets] = (dose[:, None] * sizes).sum(0)
+        total[found.block.targets] = (dose[:, None] * found.sizes).sum(0)
         return total
 
     def at(self, layer: int) -> Context:

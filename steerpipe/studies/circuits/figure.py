@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...plot.style import COLOURS, note, styled, subplots
+from ...plot.style import COLOURS, GREY, note, styled, subplots
 
 UP, DOWN = COLOURS["latent"], COLOURS["expression"]
 
 
 @styled
 def circuit(graph: nx.DiGraph, places: pd.DataFrame, levels: list[str], headers: Mapping[str, str], caption: str) -> Figure:
-    """Draw a layered circuit: edge width is the effect's size among those of its two levels, colour its sign.
+    """Draw a layered circuit: width is the effect's size among those of its two levels, colour its sign; grey is no edge.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ def circuit(graph: nx.DiGraph, places: pd.DataFrame, levels: list[str], headers:
         t = np.linspace(0, 1, 40)
         curve = start["y"] + (stop["y"] - start["y"]) * (3 * t**2 - 2 * t**3)
         share = data["size"] / largest[start["x"]]
-        colour = UP if data["sign"] == "+" else DOWN
-        ax.plot(
-            start["x"] + t, curve, color=colour, lw=0.5 + 3 * share, alpha=0.35 + 0.4 * share, zorder=1, solid_capstyle="butt"
-        )
+        colour = GREY if not data["edge"] else UP if data["sign"] == "+" else DOWN
+        style = "-" if data["sign"] == "+" else (0, (4, 2))
+        alpha, z = (0.35, 1) if not data["edge"] else (0.4 + 0.4 * share, 2)
+        ax.plot(start["x"] + t, curve, color=colour, ls=style, lw=0.5 + 3 * share, alpha=alpha, zorder=z)
     for node in places.itertuples():
         theta = node.theta
         face = "#444444" if theta is None or np.isnan(theta) else UP if theta > 0 else DOWN
@@ -64,9 +64,13 @@ def circuit(graph: nx.DiGraph, places: pd.DataFrame, levels: list[str], headers:
         ax.text(x, 1.02, headers.get(level, ""), ha="center", va="top", fontsize=7, color="#333333")
     ax.set(xlim=(-0.45, len(levels) - 0.6), ylim=(-0.03, 1.1))
     ax.set_axis_off()
-    looks = [(UP, "target rises with the source"), (DOWN, "target falls as the source rises")]
-    lines = [Line2D([], [], color=colour, lw=2.5, label=label) for colour, label in looks]
-    figure.legend(handles=lines, loc="outside upper center", ncols=2)
+    looks = [
+        (UP, "-", "edge: the target rises with the source"),
+        (DOWN, (0, (4, 2)), "edge: it falls"),
+        (GREY, "-", "no more than the nulls"),
+    ]
+    lines = [Line2D([], [], color=colour, ls=style, lw=2, label=label) for colour, style, label in looks]
+    figure.legend(handles=lines, loc="outside upper center", ncols=3)
     note(figure, caption)
     return figure
 

@@ -17,10 +17,11 @@ Labels = Mapping[int, Mapping[int, str]]
 
 
 def build(edges: pd.DataFrame, labels: Labels, theta: Mapping[tuple[int, int], float] | None = None) -> nx.DiGraph:
-    """Return the graph of an edge table (pairs.edge_table).
+    """Return the graph of a table of pairs (pairs.edge_table, pairs.strongest_table).
 
     Node ids are `layer 2/17` and `head/CD8A`; nodes carry level, name, label and, where they are a recipe's, theta. Edges carry
-    effect, size, d, consistency, q, and `sign`: + where the target rises with the source, so falls when that is off.
+    effect, size (its absolute value), d, consistency, q, edge (whether it is one), and `sign`: + where the target rises with
+    the source, so falls when that is off.
 
     Parameters
     ----------
@@ -42,8 +43,8 @@ def build(edges: pd.DataFrame, labels: Labels, theta: Mapping[tuple[int, int], f
         node(level, name)
     for row in edges.itertuples():
         start, stop = node(level_name(row.layer), str(row.source)), node(row.to, row.target)
-        numbers = {name: float(getattr(row, name)) for name in ("effect", "size", "d", "consistency", "q")}
-        graph.add_edge(start, stop, sign="+" if row.effect < 0 else "-", **numbers)
+        numbers = {name: float(getattr(row, name)) for name in ("effect", "d", "consistency", "q")} | {"size": abs(row.effect)}
+        graph.add_edge(start, stop, sign="+" if row.effect < 0 else "-", edge=bool(row.edge), **numbers)
     return graph
 
 
@@ -121,5 +122,5 @@ def level_names(layers: list[int], *, head: bool) -> list[str]:
 def _weight(pairs: object) -> dict[str, float]:
     total: dict[str, float] = {}
     for node, data in pairs:  # type: ignore[attr-defined]
-        total[node] = total.get(node, 0.0) + min(data["size"], 1e6)
+        total[node] = total.get(node, 0.0) + data["size"]
     return total

@@ -15,7 +15,7 @@ from .network import HEAD, Level
 
 
 class Null(NamedTuple):
-    """The null trials of one source: sizes and p, float64 (R, J)."""
+    """The null trials of one source: |effect| and p, float64 (R, J)."""
 
     size: np.ndarray
     p: np.ndarray
@@ -49,10 +49,18 @@ class Block:
 
 
 class Judged(NamedTuple):
-    """A block's pairs after Benjamini and Hochberg over all blocks: q (I, J), the cut, and which are edges, bool (I, J)."""
+    """A block's pairs after Benjamini and Hochberg over the pairs of all blocks.
+
+    Attributes
+    ----------
+    q : float64 (I, J)
+    sizes : float64 (I, J), |effect| where q is small, else 0
+    edge : bool (I, J), sizes from the cut on
+    """
 
     block: Block
     q: np.ndarray
+    sizes: np.ndarray
     cut: edges.Cut
     edge: np.ndarray
 
@@ -80,7 +88,6 @@ def measure(
     firing : (F,), of the layer's features
     """
     targets = np.flatnonzero((clean != 0).sum(0) >= min_cells)
-    spread = np.asarray(clean, np.float64)[:, targets].std(0, ddof=1)
     own, p, doubled, n_cells = [], [], [], []
     nulls: dict[str, list[Null]] = {ablation.DIRECTION: [], ablation.MATCHED: []}
     for trials in recorded:
@@ -92,14 +99,14 @@ def measure(
                 continue
             if len(change) < 2:  # a matched feature may fire in one cell alone
                 continue
-            found = edges.effects(change, spread)
+            found = edges.effects(change)
             chance = edges.sign_flip_p(change, n_permutations, rng)
             if trial.kind == ablation.FEATURE:
                 own.append(found)
                 p.append(chance)
                 n_cells.append(len(change))
             else:
-                mine[trial.kind].append((found.size, chance))
+                mine[trial.kind].append((np.abs(found.effect), chance))
         for kind, rows in mine.items():
             empty = np.zeros((0, len(targets)))
             nulls[kind].append(Null(*(np.stack(x) if x else empty for x in (zip(*rows, strict=True) if rows else ((), ())))))
@@ -128,25 +135,37 @@ def judge(blocks: Sequence[Block], level: float) -> list[Judged]:
     largest = p[q < level].max(initial=0.0)
     found = []
     for block, own in zip(blocks, np.split(q, np.cumsum([b.p.size for b in blocks])[:-1]), strict=True):
-        sizes = np.where(block.p <= largest, block.effects.size, 0.0)
+        sizes = np.where(block.p <= largest, np.abs(block.effects.effect), 0.0)
         directions, matched = (
             [np.where(null.p <= largest, null.size, 0.0) for null in some] for some in (block.directions, block.matched)
         )
         cut = edges.empirical_cut(sizes, directions, matched, level)
-        found.append(Judged(block, own.reshape(block.p.shape), cut, sizes >= cut.size))
+        found.append(Judged(block, own.reshape(block.p.shape), sizes, cut, sizes >= cut.size))
     return found
 
 
 def edge_table(judged: Sequence[Judged], genes: Sequence[str]) -> pd.DataFrame:
     """Return one row an edge, those of each two levels together, the strongest first.
 
-    Columns: layer, source, to, target (a feature's number or a gene), effect, size, d, consistency, p, q, cells; effect_doubled
-    where sources were doubled too.
+    Columns: layer, source, to, target (a feature's number or a gene), edge, effect, d, consistency, p, q, cells;
+    effect_doubled where sources were doubled too.
     """
-    frames = [_rows(one, np.nonzero(one.edge), genes) for one in judged]
-    return pd.concat(frames, ignore_index=True).sort_values(
-        ["layer", "to", "size"], ascending=[True, True, False], kind="stable"
-    )
+    return _table([_rows(one, np.nonzero(one.edge), genes) for one in judged])
+
+
+def strongest_table(judged: Sequence[Judged], genes: Sequence[str], n: int) -> pd.DataFrame:
+    """Return each source's n largest effects of small q on each level, whether edges or not; columns of edge_table."""
+    frames = []
+    for one in judged:
+        rank = np.argsort(np.argsort(-one.sizes, axis=1, kind="stable"), axis=1)
+        frames.append(_rows(one, np.nonzero((rank < n) & (one.sizes > 0)), genes))
+    return _table(frames)
+
+
+def _table(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    table = pd.concat(frames, ignore_index=True)
+    table = table.iloc[np.argsort(-table["effect"].abs().to_numpy(), kind="stable")]
+    return table.sort_values(["layer", "to"], kind="stable", ignore_index=True)
 
 
 def _rows(one: Judged, where: tuple[np.ndarray, ...], genes: Sequence[str]) -> pd.DataFrame:
@@ -157,8 +176,8 @@ def _rows(one: Judged, where: tuple[np.ndarray, ...], genes: Sequence[str]) -> p
         "source": block.sources[i],
         "to": ablation.level_name(block.level),
         "target": [genes[t] if head else str(t) for t in block.targets[j]],
+        "edge": one.edge[where],
         "effect": block.effects.effect[where],
-        "size": block.effects.size[where],
         "d": block.effects.d[where],
         "consistency": block.effects.consistency[where],
         "p": block.p[where],
@@ -182,7 +201,7 @@ def summary(one: Judged) -> dict[str, float | int | str]:
         "sources": len(block.sources),
         "targets": len(block.targets),
         "pairs": block.p.size,
-        "small_q": int((one.q < 0.05).sum()),
+        "small_q": int((one.sizes > 0).sum()),
         "cut": one.cut.size,
         "edges": int(one.edge.sum()),
         "fdr_direction": one.cut.fdr_direction,

@@ -15,7 +15,7 @@ from .carriers import shares
 from .compute import Circuit
 from .explore import Exploration
 from .network import HEAD
-from .pairs import Judged, edge_table, summary
+from .pairs import Judged, edge_table, strongest_table, summary
 from .tables import attributions, correlations, head
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,10 @@ def draw(explored: Exploration, found: pd.DataFrame, carried: pd.DataFrame) -> N
     """Draw the circuit and the degrees, and write the whole graph."""
     circuit, run = explored.circuit, explored.circuit.context.run
     labels = {layer: dictionary_labels(circuit.context.store, one.artefact) for layer, one in circuit.dictionaries.items()}
-    whole = graph.build(found, labels, explored.theta)
-    graph.save_graphml(whole, run.path / "circuit.graphml")
+    graph.save_graphml(graph.build(found, labels, explored.theta), run.path / "circuit.graphml")
+    most = strongest_table(explored.judged, circuit.genes, explored.config.n_held)
+    run.table("strongest", most)
+    whole = graph.build(most, labels, explored.theta)
     levels = graph.level_names(circuit.layers, head=circuit.network.model.has_head)
     if circuit.experiment is not None:
         genes = circuit.experiment.de_genes
@@ -90,7 +92,7 @@ def headers(shares: pd.DataFrame) -> dict[str, str]:
     mine = shares[shares["what"] == "recipe"]
     return {
         level_name(row.through): f"through {row.held} of them {row.share:.0%} [{row.lo:.0%}, {row.hi:.0%}]\n"
-        f"through random ones {row.random:.0%}"
+        f"as many random ones {row.random:.0%}, as active {row.matched:.0%}"
         for row in mine.itertuples()
     }
 
@@ -101,17 +103,18 @@ def conclusion(blocks: pd.DataFrame, shares: pd.DataFrame) -> list[str]:
     for row in blocks.itertuples():
         where = f"layer {row.layer} to {row.to}"
         if not row.edges:
-            lines.append(f"{where}: no edges: no size of effect keeps the nulls at the wanted share of {row.pairs:,} pairs.")
+            lines.append(f"{where}: no edges: at no size of effect are the nulls few enough among {row.pairs:,} pairs.")
             continue
         lines.append(
-            f"{where}: {row.edges:,} edges of {row.pairs:,} pairs, from a size of {row.cut:.2g}; empirical FDR "
+            f"{where}: {row.edges:,} edges of {row.pairs:,} pairs, from |effect| = {row.cut:.2g} on; empirical FDR "
             f"{row.fdr_direction:.1%} (random directions), {row.fdr_matched:.1%} (matched features)."
         )
     for row in shares[shares["what"] == "recipe"].itertuples() if len(shares) else ():
-        beyond = "more" if row.lo > row.random_hi else "no more"
+        beyond = "more" if row.lo > max(row.random_hi, row.matched_hi) else "no more"
         lines.append(
             f"recipe through {row.held} features of layer {row.through}: {row.share:.0%} [{row.lo:.0%}, {row.hi:.0%}] of its "
-            f"effect on the DE genes, {beyond} than through as many random ones ({row.random:.0%})."
+            f"effect on the DE genes, {beyond} than through as many others (random {row.random:.0%}, as active "
+            f"{row.matched:.0%})."
         )
     return lines
 
