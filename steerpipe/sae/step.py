@@ -11,15 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..device import fast_int8, mixed_precision
-from . import kernels
+from . import kernels, select
 from .model import Codes, TopKSAE, weighted_rows
 
 CACHED = 2**18
 """Pre-activations that are made at a time, where that is not fewer tokens than D: 1 MB, so that they are selected from the
 cache. Fewer tokens than D would read the weights more often than that saves."""
-
-SCREENED_WIDTH = 256
-"""Width from which a product in int8 saves more than the exact codes of its candidates cost."""
 
 SPARE = 1.5
 """Candidates of a screened selection, over k."""
@@ -34,16 +31,16 @@ MARGIN = 0.1
 class Step(NamedTuple):
     """What a batch gave.
 
-    features, values : int64 and float32 (N,), the active codes, token by token
+    features, values : int and float32 (N,), the active codes, token by token
     error : float32 (B, D), x_hat - x
-    total : squared norm of the centred batch, which the loss is a share of
+    loss : squared norm of the error as a share of the centred batch's
     cut : the smallest code that was kept (batch selection; else -inf)
     """
 
     features: Tensor
     values: Tensor
     error: Tensor
-    total: Tensor
+    loss: float
     cut: float
 
 
@@ -63,11 +60,11 @@ def set_gradients(sae: TopKSAE, x: Tensor, *, selection: str = "topk", last_cut:
     selection : topk, the k largest codes of each token; batchtopk, the B * k largest of the batch (Bussmann et al. 2024)
     last_cut : batchtopk: the cut of the batch before, which saves time and changes nothing else
     """
+    return (_sparse if x.device.type == "cpu" else _autograd)(sae, x, selection, last_cut)
+
+
+def _autograd(sae: TopKSAE, x: Tensor, selection: str, last_cut: float) -> Step:
     total = (x - x.mean(0)).square().sum()
-    return (_sparse if x.device.type == "cpu" else _autograd)(sae, x, total, selection, last_cut)
-
-
-def _autograd(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
     for parameter in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec):
         parameter.grad = None
     with mixed_precision(x.device):
@@ -85,32 +82,33 @@ def _autograd(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: 
         cut = float(values.detach().min())
     x_hat = F.embedding_bag(features, sae.W_dec, starts, mode="sum", per_sample_weights=values) + sae.b_dec
     error = x_hat - x
-    (error.square().sum() / total).backward()  # type: ignore[no-untyped-call]
-    return Step(features, values.detach(), error.detach(), total, cut)
+    loss = error.square().sum() / total
+    loss.backward()  # type: ignore[no-untyped-call]
+    return Step(features, values.detach(), error.detach(), float(loss.detach()), cut)
 
 
-def _sparse(sae: TopKSAE, x: Tensor, total: Tensor, selection: str, last_cut: float) -> Step:
-    B, n_features, cut = len(x), sae.n_features, -np.inf
+def _sparse(sae: TopKSAE, x: Tensor, selection: str, last_cut: float) -> Step:
+    B, cut = len(x), -np.inf
     if selection == "topk":
-        rows, columns = top_codes(sae, x, screen=fast_int8() and x.shape[1] >= SCREENED_WIDTH)
+        rows, columns = top_codes(sae, x, screen=fast_int8())
         values, features, starts = rows.ravel(), columns.ravel(), np.arange(0, B * sae.k + 1, sae.k)
     else:
         starts, values, features, cut = batch_codes(sae, x, last_cut)
-    W_dec, error = sae.W_dec.detach().numpy(), np.empty(x.shape, np.float32)
-    kernels.decode_error(starts, values, features, W_dec, sae.b_dec.detach().numpy(), x.numpy(), error)
-    slope, d_values = error * np.float32(2 / float(total)), np.empty_like(values)
-    kernels.code_gradients(starts, features, slope, W_dec, d_values)
+    total = kernels.squares(x.numpy())[1]
+    W_dec, error, d_values = sae.W_dec.detach().numpy(), np.empty(x.shape, np.float32), np.empty_like(values)
+    kernels.decode(starts, values, features, W_dec, sae.b_dec.detach().numpy(), x.numpy(), error, d_values)
     if sae.activation == "relu":
         d_values[values == 0] = 0
     # last step's arrays are written over: fresh ones would have to be mapped in again
-    dW_enc, dW_dec = (_gradient(weight, (n_features, x.shape[1])) for weight in (sae.W_enc, sae.W_dec))
-    db_enc = np.empty(n_features, np.float32)
-    starts_F, order, tokens = kernels.by_feature(starts, features, n_features)
-    kernels.weight_gradients(starts_F, order, tokens, values, d_values, slope, x.numpy(), dW_enc, db_enc, dW_dec)
-    gradients = {"W_enc": dW_enc.T, "b_enc": db_enc, "W_dec": dW_dec, "b_dec": slope.sum(0)}
+    dW_enc, dW_dec = (_gradient(weight, W_dec.shape) for weight in (sae.W_enc, sae.W_dec))
+    db_enc, slope = np.empty(sae.n_features, np.float32), np.float32(2 / total)
+    grouped = kernels.by_feature(starts, features, sae.n_features)
+    kernels.weight_gradients(*grouped, values, d_values, error, x.numpy(), slope, dW_enc, db_enc, dW_dec)
+    gradients = {"W_enc": dW_enc.T, "b_enc": db_enc, "W_dec": dW_dec, "b_dec": slope * error.sum(0)}
     for name, gradient in gradients.items():
         getattr(sae, name).grad = torch.from_numpy(gradient)
-    return Step(torch.from_numpy(features), torch.from_numpy(values), torch.from_numpy(error), total, cut)
+    loss = kernels.squares(error)[0] / total
+    return Step(torch.from_numpy(features), torch.from_numpy(values), torch.from_numpy(error), loss, cut)
 
 
 def _gradient(weight: Tensor, shape: tuple[int, int]) -> np.ndarray:
@@ -129,20 +127,20 @@ def top_codes(sae: TopKSAE, x: Tensor, *, screen: bool = False) -> tuple[np.ndar
         float32-exact; a code can be missed only where int8 ranks it below all candidates
     """
     k = sae.k
-    values, features = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+    values, features = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int32)
     if not screen:
         for start, pre in _encoded(sae, x):
             part = slice(start, start + len(pre))
-            kernels.top_k(pre, k, values[part], features[part])
+            select.top_k(pre, k, values[part], features[part])
         return values, features
     n = min(int(SPARE * k), sae.n_features)
-    candidates, coarse = np.empty((len(x), n), np.int64), np.empty((len(x), n), np.float32)
+    candidates, coarse = np.empty((len(x), n), np.int32), np.empty((len(x), n), np.float32)
     W_enc, b_enc = sae.W_enc.detach().numpy().T, sae.b_enc.detach().numpy()
     (rows, scales), (columns, scale_F) = _quantised(x.numpy()), _quantised(W_enc)
     for part in _parts(sae, x):
         products = torch._int_mm(rows[part], columns.T).numpy()
-        kernels.top_k(products, n, coarse[part], candidates[part], scale_F, b_enc, scales[part])
-    kernels.refine(x.numpy(), W_enc, b_enc, candidates, values, features)
+        select.top_k(products, n, coarse[part], candidates[part], scale_F, b_enc, scales[part])
+    select.refine(x.numpy(), W_enc, b_enc, candidates, values, features)
     if sae.activation == "relu":
         np.maximum(values, 0, out=values)
     return values, features
@@ -150,7 +148,7 @@ def top_codes(sae: TopKSAE, x: Tensor, *, screen: bool = False) -> tuple[np.ndar
 
 def _quantised(rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
     out, scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
-    kernels.quantise(rows, out, scales)
+    select.quantise(rows, out, scales)
     return torch.from_numpy(out), scales
 
 
@@ -185,11 +183,11 @@ def batch_codes(sae: TopKSAE, x: Tensor, last_cut: float = -np.inf) -> tuple[np.
     for bound in (last_cut - MARGIN * abs(last_cut), -np.inf):
         found = []
         for _, pre in _encoded(sae, x):
-            found.append(kernels.above(pre, bound))
+            found.append(select.above(pre, bound))
         counts, values, features = (np.concatenate(column) for column in zip(*found, strict=True))
         if len(values) >= n:
             break
-    return kernels.keep_largest(n, counts, values, features)
+    return select.keep_largest(n, counts, values, features)
 
 
 def add_auxk_gradients(sae: TopKSAE, x: Tensor, error: Tensor, dead: Tensor, weight: float) -> None:
@@ -207,20 +205,18 @@ def add_auxk_gradients(sae: TopKSAE, x: Tensor, error: Tensor, dead: Tensor, wei
     x, error, columns = x[::AUXK_STRIDE].contiguous(), error[::AUXK_STRIDE].contiguous(), dead.nonzero()[:, 0]
     B, D, n = *x.shape, len(columns)
     k = min(max(1, D // 2), n)
-    values, local = np.empty((B, k), np.float32), np.empty((B, k), np.int64)
+    values, local = np.empty((B, k), np.float32), np.empty((B, k), np.int32)
     with torch.no_grad():
         # no relu: where it is shut it would hand the encoder no gradient, and the feature would stay dead
         W_enc, W_dec = sae.W_enc.T[columns], sae.W_dec[columns].numpy()
-        kernels.top_k(torch.addmm(sae.b_enc[columns], x, W_enc.T).numpy(), k, values, local)
+        select.top_k(torch.addmm(sae.b_enc[columns], x, W_enc.T).numpy(), k, values, local)
     codes, features, starts = values.ravel(), local.ravel(), np.arange(0, B * k + 1, k)
-    left = np.empty((B, D), np.float32)
-    kernels.decode_error(starts, codes, features, W_dec, np.zeros(D, np.float32), -error.numpy(), left)
-    slope = left * np.float32(2 * weight / max(float(error.square().sum()), 1e-12))
-    d_codes = np.empty_like(codes)
-    kernels.code_gradients(starts, features, slope, W_dec, d_codes)
+    left, d_codes = np.empty((B, D), np.float32), np.empty_like(codes)
+    kernels.decode(starts, codes, features, W_dec, np.zeros(D, np.float32), -error.numpy(), left, d_codes)
+    slope = np.float32(2 * weight / max(kernels.squares(error.numpy())[0], 1e-12))
     dW_enc, db_enc, dW_dec = np.empty_like(W_dec), np.empty(n, np.float32), np.empty_like(W_dec)
-    starts_F, order, tokens = kernels.by_feature(starts, features, n)
-    kernels.weight_gradients(starts_F, order, tokens, codes, d_codes, slope, x.numpy(), dW_enc, db_enc, dW_dec)
+    grouped = kernels.by_feature(starts, features, n)
+    kernels.weight_gradients(*grouped, codes, d_codes, left, x.numpy(), slope, dW_enc, db_enc, dW_dec)
     grads = sae.W_enc.grad, sae.b_enc.grad, sae.W_dec.grad
     for whole, part in zip(grads, (dW_enc, db_enc, dW_dec), strict=True):
         assert whole is not None

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations.tokens import TokenSource
@@ -24,6 +23,7 @@ from ..errors import SteerError
 from ..progress import add_task, progress
 from .model import ThresholdSAE, TopKSAE, fold_scale
 from .step import add_auxk_gradients, by_rows, set_gradients
+from .update import update
 
 CHECKPOINT_STEPS = 200
 CURVE_STEPS = 20
@@ -89,7 +89,7 @@ def train_sae(
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(step, n_steps, config.decay)
             fvu, l0, n_dead, cut = _step(sae, optimiser, x, idle, config, cut)
-            recent.append((float(fvu), l0))
+            recent.append((fvu, l0))
             last = step + 1 == n_steps
             if (step + 1) % CURVE_STEPS == 0 or last:
                 mean = dict(zip(("fvu", "l0"), np.mean(recent, axis=0).tolist(), strict=True))
@@ -172,8 +172,8 @@ def _steps(source: TokenSource, cells: np.ndarray, config: SaeConfig, first: int
 
 
 def _step(
-    sae: TopKSAE, optimiser: torch.optim.Optimizer, x: Tensor, idle: Tensor, config: SaeConfig, last_cut: float = -math.inf
-) -> tuple[Tensor, float, Tensor, float]:
+    sae: TopKSAE, optimiser: torch.optim.Adam, x: Tensor, idle: Tensor, config: SaeConfig, last_cut: float = -math.inf
+) -> tuple[float, float, Tensor, float]:
     """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0, number of dead features and cut."""
     step = set_gradients(sae, x, selection=config.selection, last_cut=last_cut)
     active = step.features if sae.activation == "identity" else step.features[step.values != 0]
@@ -181,14 +181,8 @@ def _step(
     dead = idle > config.dead_after
     if config.auxk_weight > 0 and bool(dead.any()):
         add_auxk_gradients(sae, x, step.error, dead, config.auxk_weight)
-    if sae.unit_norm:
-        _remove_parallel(sae)
-    torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], config.clip)
-    optimiser.step()
-    if sae.unit_norm:
-        with torch.no_grad():
-            sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
-    return step.error.square().sum() / step.total, len(active) / len(x), dead.sum(), step.cut
+    update(sae, optimiser, config.clip)
+    return step.loss, len(active) / len(x), dead.sum(), step.cut
 
 
 def _threshold(sae: TopKSAE, source: TokenSource, cells: np.ndarray, config: SaeConfig, scaled: Scale) -> float:
@@ -203,11 +197,3 @@ def _threshold(sae: TopKSAE, source: TokenSource, cells: np.ndarray, config: Sae
         if len(cuts) == CALIBRATION_BATCHES:
             break
     return float(np.mean(cuts))
-
-
-def _remove_parallel(sae: TopKSAE) -> None:
-    """Take out of the decoder's gradient what only changes the rows' length."""
-    grad = sae.W_dec.grad
-    assert grad is not None
-    with torch.no_grad():
-        grad -= (grad * sae.W_dec).sum(1, keepdim=True) * sae.W_dec

@@ -53,7 +53,14 @@ def fitted(tiny_folder, tmp_path_factory):
         small = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "dataset.max_cells=null"]
         data = ["dataset=h5ad", f"dataset.path={folder}/cells.h5ad", "dataset.label=type"]
         contrast = ["contrast=labels", "contrast.source=A", "contrast.target=B"]
-        rest = ["sae.tokens=16000", "annotate.min_size=3", "annotate.n_random=2", "evaluate.n_genes=20", "lambda.value=0.2", "stability.seeds=[0,1]"]
+        rest = [
+            "sae.tokens=16000",
+            "annotate.min_size=3",
+            "annotate.n_random=2",
+            "evaluate.n_genes=20",
+            "lambda.value=0.2",
+            "stability.seeds=[0,1]",
+        ]
         context = Context(compose(*small, *data, *contrast, *rest, *words), Store(folder / "store"), run)
         annotated = annotate.annotation(context)
         experiment = prepare(context)
