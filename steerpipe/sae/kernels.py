@@ -137,7 +137,7 @@ def weight_gradients(
     db_enc_F: Any,
     dW_dec_FD: Any,
 ) -> None:
-    """Write dW_enc = sum d_value x, db_enc = sum d_value and dW_dec = sum value error, times the slope, over a feature's codes."""
+    """Write dW_enc = sum d_value x, db_enc = sum d_value and dW_dec = sum value error, times the slope, over its codes."""
     n_features, width = dW_dec_FD.shape
     for f in prange(n_features):
         start, n = starts_F[f], starts_F[f + 1] - starts_F[f]
@@ -158,7 +158,7 @@ def weight_gradients(
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def finish_gradients(dW_enc_FD: Any, db_enc_F: Any, dW_dec_FD: Any, W_dec_FD: Any, unit_norm: bool, norms_F: Any) -> None:
-    """Write each feature's squared norm of its gradients, with unit_norm after what changes W_dec's length alone is taken out."""
+    """Write each feature's squared norm of its gradients, with unit_norm without what changes W_dec's length alone."""
     n_features, width = W_dec_FD.shape
     for f in prange(n_features):
         if unit_norm:
