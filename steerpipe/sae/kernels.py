@@ -32,7 +32,7 @@ def squares(x_BD: np.ndarray) -> tuple[float, float]:
 def _sums(x: Any, sums: Any, norms: Any) -> None:
     n_rows, width = x.shape
     for chunk in prange(len(norms)):
-        total, columns = 0.0, np.zeros(width, np.float32)
+        total, columns = np.float64(0), np.zeros(width, np.float32)
         for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, n_rows)):
             norm = np.float32(0)
             for d in range(width):
@@ -41,6 +41,25 @@ def _sums(x: Any, sums: Any, norms: Any) -> None:
             total += norm
         norms[chunk] = total
         sums[chunk] = columns
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def pull(x_BD: Any, centre_D: Any, sums_CD: Any, weights_C: Any, squares_C: Any) -> None:
+    """Write, of each chunk of tokens, sum x / r, sum 1 / r and sum r^2, r the distance to a centre (at least 1e-6)."""
+    n_rows, width = x_BD.shape
+    for chunk in prange(len(weights_C)):
+        total, square, columns = np.float64(0), np.float64(0), np.zeros(width, np.float32)
+        for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, n_rows)):
+            norm = np.float32(0)
+            for d in range(width):
+                norm += (x_BD[b, d] - centre_D[d]) * (x_BD[b, d] - centre_D[d])
+            weight = np.float32(1) / max(np.sqrt(norm), np.float32(1e-6))
+            for d in range(width):
+                columns[d] += weight * x_BD[b, d]
+            total += weight
+            square += norm
+        sums_CD[chunk] = columns
+        weights_C[chunk], squares_C[chunk] = total, square
 
 
 @njit(fastmath=True, cache=True, nogil=True)

@@ -21,6 +21,7 @@ from ..activations.tokens import TokenSource
 from ..config import SaeConfig
 from ..errors import SteerError
 from ..progress import add_task, progress
+from . import kernels
 from .model import ThresholdSAE, TopKSAE, fold_scale
 from .step import add_auxk_gradients, by_rows, set_gradients
 from .update import update
@@ -30,6 +31,8 @@ CURVE_STEPS = 20
 """A divisor of CHECKPOINT_STEPS: a resumed curve is the same."""
 CALIBRATION_BATCHES = 16
 SAMPLE_TOKENS = 65_536
+SAMPLE_BYTES = 2**25
+"""Of the tokens that the normalisation is fitted to, every so-manieth is kept, to be no more than this."""
 
 
 class Scale(NamedTuple):
@@ -129,20 +132,32 @@ def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
 
 def normalisation(source: TokenSource, cells: np.ndarray, config: SaeConfig) -> Scale:
     """Return the geometric median (Weiszfeld) of a sample of training tokens, and the scale to mean squared norm D."""
-    sample: list[Tensor] = []
-    for batch in source.batches(cells, config.batch_size, seed=config.seed):
-        sample.append(batch)
-        if sum(map(len, sample)) >= SAMPLE_TOKENS:
+    every = math.ceil(4 * SAMPLE_TOKENS * source.width / SAMPLE_BYTES)
+    sample: list[np.ndarray] = []
+    for number, batch in enumerate(source.batches(cells, config.batch_size, seed=config.seed), 1):
+        # a copy: what it is a part of can go
+        sample.append(batch[::every].numpy().copy() if every > 1 else batch.numpy())
+        if number * config.batch_size >= SAMPLE_TOKENS:
             break
     if not sample:
-        sample = list(source.batches(cells, config.batch_size))
-    x = torch.cat(sample)
-    centre = x.mean(0)
+        sample = [batch.numpy() for batch in source.batches(cells, config.batch_size)]
+    centre = np.sum([batch.sum(0, dtype=np.float64) for batch in sample], axis=0) / sum(map(len, sample))
     for _ in range(20):
-        weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
-        centre = (weight[:, None] * x).sum(0) / weight.sum()
-    scale = math.sqrt(source.width) / float((x - centre).square().sum(1).mean().sqrt().clamp_min(1e-12))
-    return Scale(centre, scale)
+        sums, weights, _ = _pulls(sample, centre)
+        centre = sums / weights
+    mean_square = _pulls(sample, centre)[2] / sum(map(len, sample))
+    return Scale(torch.from_numpy(centre.astype(np.float32)), math.sqrt(source.width / max(mean_square, 1e-24)))
+
+
+def _pulls(sample: list[np.ndarray], centre: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return kernels.pull's sums over all tokens, float64; added in one order, whatever the number of threads."""
+    total: tuple[np.ndarray, float, float] = np.zeros(len(centre)), 0.0, 0.0
+    for x in sample:
+        n = math.ceil(len(x) / kernels.CHUNK)
+        sums, weights, squares = np.empty((n, len(centre)), np.float32), np.empty(n), np.empty(n)
+        kernels.pull(x, centre.astype(np.float32), sums, weights, squares)
+        total = total[0] + sums.sum(0, dtype=np.float64), total[1] + float(weights.sum()), total[2] + float(squares.sum())
+    return total
 
 
 def learning_rate(step: int, steps: int, decay: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,4 +63,5 @@ def _adam(weight: Tensor, optimiser: torch.optim.Adam, factor: float, unit_norm:
     step, (beta1, beta2) = float(state["step"]), group["betas"]
     rows = [np.atleast_2d(_array(t)) for t in (weight, weight.grad, state["exp_avg"], state["exp_avg_sq"])]
     scalars = factor, beta1, beta2, group["lr"] / (1 - beta1**step), math.sqrt(1 - beta2**step), group["eps"]
-    kernels.adam(*rows, *(np.float32(scalar) for scalar in scalars), unit_norm)
+    arguments: list[Any] = [*rows, *(np.float32(scalar) for scalar in scalars), unit_norm]
+    kernels.adam(*arguments)
