@@ -33,7 +33,7 @@ def top_k(
     columns that were scaled (`quantise`) are ranked as pre * scale_F + shift_F / scale_B.
     """
     n_features = pre_BF.shape[1]
-    _top_k(pre_BF, k, min(n_features, max(4 * k, 64)), values_BK, indices_BK, scale_F, shift_F, scale_B)
+    _top_k(pre_BF, k, min(n_features, max(6 * k, 64)), values_BK, indices_BK, scale_F, shift_F, scale_B)
 
 
 @njit(parallel=True, fastmath=True, cache=True, nogil=True)
@@ -46,14 +46,12 @@ def _top_k(pre: Any, k: int, lanes: int, values: Any, indices: Any, scale: Any, 
         for b in range(chunk * ROWS, min((chunk + 1) * ROWS, n_rows)):
             if scale is None:
                 row[:] = pre[b]
+                best[:] = row[:lanes]
+                for start in range(lanes, n_features, lanes):
+                    for j in range(min(lanes, n_features - start)):
+                        best[j] = max(best[j], row[start + j])
             else:
-                inverse = np.float32(1) / scale_B[b]
-                for j in range(n_features):
-                    row[j] = np.float32(pre[b, j]) * scale[j] + shift[j] * inverse
-            best[:] = row[:lanes]
-            for start in range(lanes, n_features, lanes):
-                for j in range(min(lanes, n_features - start)):
-                    best[j] = max(best[j], row[start + j])
+                _scaled(pre[b], scale, shift, np.float32(1) / scale_B[b], row, best)
             bound = _at_least(best, lanes, k, scratch)
             m = 0
             for j in range(lanes):  # written always and kept by counting on: no branch to mispredict
@@ -66,6 +64,20 @@ def _top_k(pre: Any, k: int, lanes: int, values: Any, indices: Any, scale: Any, 
                     where[n] = at
                     n += row[at] >= bound
             _keep(found, where, n, k, scratch, values[b], indices[b])
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _scaled(pre: Any, scale: Any, shift: Any, inverse: Any, row: Any, best: Any) -> None:
+    """Write a row of scaled products and the maxima of its lanes in one pass."""
+    lanes = best.size
+    best[:] = -np.inf
+    for start in range(0, row.size, lanes):
+        n = min(lanes, row.size - start)
+        # views that start at 0, which the compiler makes vectors of
+        products, factors, terms, out = pre[start:], scale[start:], shift[start:], row[start:]
+        for j in range(n):
+            out[j] = np.float32(products[j]) * factors[j] + terms[j] * inverse
+            best[j] = max(best[j], out[j])
 
 
 @njit(fastmath=True, cache=True, nogil=True)
