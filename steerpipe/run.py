@@ -48,6 +48,8 @@ class Run:
         config_dir: str | None = None,
         tracker: Tracker | None = None,
     ) -> None:
+        import torch
+
         self._tracker = tracker
         self.path = path
         self.manifest: dict[str, Any] = {
@@ -62,6 +64,8 @@ class Run:
             "versions": {name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
             "git": _git(),
             "config": config,
         }
