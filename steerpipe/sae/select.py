@@ -70,7 +70,7 @@ def _top_k(pre: Any, k: int, lanes: int, values: Any, indices: Any, scale: Any, 
 def _scaled(pre: Any, scale: Any, shift: Any, inverse: Any, row: Any, best: Any) -> None:
     """Write a row of scaled products and the maxima of its lanes in one pass."""
     lanes = best.size
-    best[:] = -np.inf
+    best[:] = np.finfo(np.float32).min  # no infinities: the arithmetic is told that there are none
     for start in range(0, row.size, lanes):
         n = min(lanes, row.size - start)
         # views that start at 0, which the compiler makes vectors of
@@ -83,8 +83,8 @@ def _scaled(pre: Any, scale: Any, shift: Any, inverse: Any, row: Any, best: Any)
 @njit(fastmath=True, cache=True, nogil=True)
 def _at_least(x: Any, n: int, k: int, scratch: Any) -> Any:
     """Return a bound that at least k of x[:n] reach, k <= n, and not many more: by bisection, which has no branches."""
-    low, high = np.float32(np.inf), np.float32(-np.inf)
-    for j in range(n):
+    low, high = x[0], x[0]
+    for j in range(1, n):
         low, high = min(low, x[j]), max(high, x[j])
     for _ in range(24):
         middle = np.float32(0.5) * (low + high)
@@ -119,11 +119,14 @@ def _keep(x: Any, where: Any, n: int, k: int, scratch: Any, values: Any, indices
         ties = n
     out = 0
     for c in range(n):
-        if x[c] > cut or (x[c] == cut and ties > 0):
+        if out < k and (x[c] > cut or (x[c] == cut and ties > 0)):
             ties -= x[c] == cut
             values[out] = x[c]
             indices[out] = where[c]
             out += 1
+    for c in range(out, k):  # only where x is not finite: the loss then is not either, and nothing is read out of bounds
+        values[c] = np.nan
+        indices[c] = where[0]
 
 
 @njit(fastmath=True, cache=True, nogil=True)

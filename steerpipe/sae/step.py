@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
     features, values : int and float32 (N,), the active codes, token by token
     error : float32 (B, D), x_hat - x
-    loss : squared norm of the error as a share of the centred batch's
+    loss : squared norm of the error as a share of the centred batch's; not finite where the batch is not, and no gradient is set
     cut : the smallest code that was kept (batch selection; else -inf)
     """
 
@@ -107,12 +107,14 @@ def _gathered(sae: TopKSAE, x: Tensor, selection: str, last_cut: float) -> Step:
 
 def _sparse(sae: TopKSAE, x: Tensor, selection: str, last_cut: float) -> Step:
     B, cut = len(x), -np.inf
+    total = kernels.squares(x.numpy())[1]
+    if not np.isfinite(total):  # the kernels take numbers to be finite
+        return Step(torch.empty(0, dtype=torch.int32), torch.empty(0), x, float("nan"), cut)
     if selection == "topk":
         rows, columns = top_codes(sae, x, screen=fast_int8())
         values, features, starts = rows.ravel(), columns.ravel(), np.arange(0, B * sae.k + 1, sae.k)
     else:
         starts, values, features, cut = batch_codes(sae, x, last_cut)
-    total = kernels.squares(x.numpy())[1]
     W_dec, error, d_values = sae.W_dec.detach().numpy(), np.empty(x.shape, np.float32), np.empty_like(values)
     kernels.decode(starts, values, features, W_dec, sae.b_dec.detach().numpy(), x.numpy(), error, d_values)
     if sae.activation == "relu":

@@ -63,6 +63,11 @@ def train_sae(
     -------
     TopKSAE
         of raw (not normalised) activations, on the CPU; with batch selection a ThresholdSAE
+
+    Raises
+    ------
+    SteerError
+        where the loss is no longer finite
     """
     centre, scale = normalisation(source, cells, config)
     n_features = config.expansion * source.width if start is None else start.n_features
@@ -91,6 +96,10 @@ def train_sae(
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(step, n_steps, config.decay)
             fvu, l0, n_dead, cut = _step(sae, optimiser, x, idle, config, cut)
+            if not math.isfinite(fvu):
+                what = "the activations hold numbers that are not finite" if bool(tokens.isnan().any() or centre.isnan().any()) else "it diverged"
+                msg = f"SAE training stopped at step {step + 1}: {what}; lower sae.lr={config.lr:g}, or extract them anew."
+                raise SteerError(msg)
             recent.append((fvu, l0))
             last = step + 1 == n_steps
             if (step + 1) % CURVE_STEPS == 0 or last:
@@ -189,13 +198,15 @@ def _step(
 ) -> tuple[float, float, Tensor, float]:
     """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0, number of dead features and cut."""
     step = set_gradients(sae, x, selection=config.selection, last_cut=last_cut)
+    if not math.isfinite(step.loss):
+        return math.nan, math.nan, idle.sum(), step.cut
     active = step.features if sae.activation == "identity" else step.features[step.values != 0]
     idle.add_(len(x))[active] = 0
     dead = idle > config.dead_after
     if config.auxk_weight > 0 and bool(dead.any()):
         add_auxk_gradients(sae, x, step.error, dead, config.auxk_weight)
-    update(sae, optimiser, config.clip)
-    return step.loss, len(active) / len(x), dead.sum(), step.cut
+    finite = update(sae, optimiser, config.clip)
+    return step.loss if finite else math.nan, len(active) / len(x), dead.sum(), step.cut
 
 
 def _threshold(sae: TopKSAE, source: TokenSource, cells: np.ndarray, config: SaeConfig, scaled: Scale) -> float:

@@ -14,33 +14,41 @@ from . import kernels
 from .model import TopKSAE
 
 
-def update(sae: TopKSAE, optimiser: torch.optim.Adam, clip: float) -> None:
+def update(sae: TopKSAE, optimiser: torch.optim.Adam, clip: float) -> bool:
     """Step the weights by their gradients, no longer than clip; with `unit_norm` along the decoder rows' sphere.
 
-    On a CPU in two passes over the weights and to the same bits whatever the number of threads; the optimiser holds the state.
+    Returns whether the gradients were finite; where not, nothing is changed. On a CPU in two passes over the weights and to the
+    same bits whatever the number of threads; the optimiser holds the state.
     """
     parameters = [p for p in sae.parameters() if p.requires_grad]
     if sae.W_dec.device.type == "cpu":
         factor = clip_factor(sae, clip)
+        if factor == 0:
+            return False
         for parameter in parameters:
             _adam(parameter, optimiser, factor, sae.unit_norm and parameter is sae.W_dec)
-        return
+        return True
     grad = sae.W_dec.grad
     with torch.no_grad():
         if sae.unit_norm and grad is not None:  # what only changes the rows' length
             grad -= (grad * sae.W_dec).sum(1, keepdim=True) * sae.W_dec
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        if not bool(torch.nn.utils.clip_grad_norm_(parameters, clip).isfinite()):
+            return False
         optimiser.step()
         if sae.unit_norm:
             sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
+    return True
 
 
 def clip_factor(sae: TopKSAE, clip: float) -> float:
-    """Return what a step's gradients are to be multiplied by; with `unit_norm` the part along decoder rows is taken out."""
+    """Return what a step's gradients are to be multiplied by, 0 where they are not finite.
+
+    With `unit_norm` the part along decoder rows is taken out.
+    """
     (W_enc, b_enc, W_dec, b_dec), norms = (_array(p.grad) for p in _weights(sae)), np.empty(sae.n_features, np.float32)
     kernels.finish_gradients(W_enc, b_enc, W_dec, sae.W_dec.detach().numpy(), sae.unit_norm, norms)
-    norm = math.sqrt(float(norms.sum(dtype=np.float64)) + float(np.square(b_dec).sum(dtype=np.float64)))
-    return min(1.0, clip / (norm + 1e-6))
+    norm = math.sqrt(float(norms.sum(dtype=np.float64)) + float(np.square(b_dec, dtype=np.float64).sum()))
+    return min(1.0, clip / (norm + 1e-6)) if math.isfinite(norm) else 0.0
 
 
 def _weights(sae: TopKSAE) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ from .common import Context, kept
 from .extract import Activations, layer_index
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,19 @@ def test_the_same_bytes_whatever_the_number_of_threads(tmp_path, settings, int8,
         assert torch.equal(tensor, trained[1][name]), name
 
 
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize(("lr", "broken", "said"), [(1e30, False, "it diverged"), (1e-3, True, "not finite")])
+def test_a_training_that_leaves_the_numbers_is_refused(tmp_path, monkeypatch, lr, broken, said, int8):
+    monkeypatch.setattr("steerpipe.sae.step.fast_int8", lambda: int8)
+    _, shards = planted(tmp_path)
+    if broken:
+        write_shard(layer_folder(tmp_path, 0), 0, np.full((2000, 16), np.nan, np.float32), "float32")
+        shards = Shards(tmp_path, 0)
+    config = SaeConfig(expansion=4, k=3, tokens=20_000, batch_size=500, lr=lr, clip=1e30)
+    with pytest.raises(SteerError, match=said):
+        train_sae(shards, np.arange(36), config, tmp_path, device=CPU)
+
+
 def test_the_normalisation_is_the_geometric_median(tmp_path, monkeypatch):
     _, shards = planted(tmp_path)
     cells, config = np.arange(40), SaeConfig(batch_size=300)
