@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
     features, values : int and float32 (N,), the active codes, token by token
     error : float32 (B, D), x_hat - x
-    loss : squared norm of the error as a share of the centred batch's; not finite where the batch is not, and no gradient is set
+    loss : squared norm of the error as a share of the centred batch's; not finite where the batch is not: no gradient is set
     cut : the smallest code that was kept (batch selection; else -inf)
     """
 

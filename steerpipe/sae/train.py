@@ -97,9 +97,7 @@ def train_sae(
                 group["lr"] = config.lr * learning_rate(step, n_steps, config.decay)
             fvu, l0, n_dead, cut = _step(sae, optimiser, x, idle, config, cut)
             if not math.isfinite(fvu):
-                what = "the activations hold numbers that are not finite" if bool(tokens.isnan().any() or centre.isnan().any()) else "it diverged"
-                msg = f"SAE training stopped at step {step + 1}: {what}; lower sae.lr={config.lr:g}, or extract them anew."
-                raise SteerError(msg)
+                raise _stopped(step, bool(tokens.isnan().any() or centre.isnan().any()), config)
             recent.append((fvu, l0))
             last = step + 1 == n_steps
             if (step + 1) % CURVE_STEPS == 0 or last:
@@ -126,6 +124,12 @@ def train_sae(
             sae.b_enc.sub_(centre.to(device) @ sae.W_enc)
             sae.b_dec.add_(centre.to(device))
     return sae.cpu().eval().requires_grad_(False)
+
+
+def _stopped(step: int, broken: bool, config: SaeConfig) -> SteerError:
+    if broken:
+        return SteerError(f"SAE training stopped at step {step + 1}: the activations are not finite; extract anew with reuse=never.")
+    return SteerError(f"SAE training stopped at step {step + 1}: it diverged; lower sae.lr={config.lr:g} or sae.clip={config.clip:g}.")
 
 
 def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
