@@ -14,8 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from ..config import as_dict
-from ..config_sae import AnnotateConfig
+from ..config import AnnotateConfig, as_dict
 from ..data.genesets import GeneSets, load_library, local_file
 from ..digest import file_digest
 from ..errors import SteerError, unknown

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..config import Config
 from ..errors import SteerError
-from ..evaluate.diagnosis import LEVEL, REAL, VERDICTS, calibration, null_p, verdicts
+from ..evaluate.floors import LEVEL, REAL, VERDICTS, calibration, null_p, verdicts
 from ..evaluate.tables import LEGEND, printed
 from ..plot import diagnosis as figures
 from . import diagnosis_parts as parts

@@ -15,10 +15,10 @@ import scipy.sparse as sp
 import torch
 
 from ..activations.extract import model_inputs
-from ..config_steering import LambdaConfig, ObjectiveConfig
+from ..config import LambdaConfig, ObjectiveConfig
 from ..evaluate.de import de_signs, expressed_genes
-from ..evaluate.diagnosis import effect_and_null, matched_features, permuted_cells, recruited_share
 from ..evaluate.entanglement import entanglement, gene_activity, participation_set
+from ..evaluate.floors import effect_and_null, matched_features, permuted_cells, recruited_share
 from ..evaluate.recruitment import counts
 from ..evaluate.tables import wide
 from ..progress import track

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config_steering import ObjectiveConfig
+from ..config import ObjectiveConfig
 from ..steering.ladder import NODE_RATIO, rung, top
 from ..steering.objectives import Objective
 from ..steering.proximal import ProximalFit

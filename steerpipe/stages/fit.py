@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..config import as_dict
-from ..config_steering import ObjectiveConfig
+from ..config import ObjectiveConfig, as_dict
 from ..errors import SteerError
 from ..evaluate.recruitment import counts
 from ..steering import adam

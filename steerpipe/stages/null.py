@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import as_dict
-from ..config_steering import ObjectiveConfig
+from ..config import ObjectiveConfig, as_dict
 from ..progress import track
 from ..store import Artefact
 from .common import kept

@@ -15,12 +15,12 @@ from ..config import Config, DatasetConfig, as_dict
 from ..data import datasets
 from ..data.contrast import group_labels
 from ..data.genes import align, gene_list
-from ..evaluate.pretrained import Profiles, identity_table, masked_table
 from ..models.aido_cell import AidoCell, ArchConfig
 from ..models.checkpoints import OWN_LICENCE, load_model, model_digest, provenance, save_model
-from ..models.panel import build_panel
 from ..models.preprocess import DepthRule
-from ..models.pretrain import pretrain
+from ..pretraining.panel import build_panel
+from ..pretraining.score import Profiles, identity_table, masked_table
+from ..pretraining.train import pretrain
 from ..progress import add_task, progress
 from ..store import Artefact
 from .common import Context

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config_steering import LambdaConfig, ObjectiveConfig
+from ..config import LambdaConfig, ObjectiveConfig
 from ..steering.ladder import descend
 from ..steering.lasso import LatentProblem
 from ..steering.metric import orthogonal_penalty, whitening

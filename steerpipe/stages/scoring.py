@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..config import Config
-from ..config_steering import ObjectiveConfig
+from ..config import Config, ObjectiveConfig
 from ..errors import SteerError
 from ..evaluate.de import DEGenes, expressed_genes
 from ..evaluate.distances import score

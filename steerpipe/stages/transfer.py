@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..config import as_dict
-from ..config_steering import ObjectiveConfig
+from ..config import ObjectiveConfig, as_dict
 from ..data.labels import find_label
 from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, gap_fraction, pick_de_genes

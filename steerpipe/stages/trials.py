@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..config_steering import EvaluateConfig
+from ..config import EvaluateConfig
 from ..evaluate.de import cumulative, de_signs, direction_row, gap_fraction, moved_genes
 from ..evaluate.distances import distances
 from ..evaluate.entanglement import entanglement, gene_activity, participation_set

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from steerpipe.cli.hydra import compose
 from steerpipe.errors import SteerError
-from steerpipe.evaluate.diagnosis import VERDICTS
+from steerpipe.evaluate.floors import VERDICTS
 from steerpipe.run import Run
 from steerpipe.stages import diagnose, diagnosis_parts
 from steerpipe.stages.common import Context

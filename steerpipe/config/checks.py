@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .errors import SteerError, unknown
+from ..errors import SteerError, unknown
+
+NEEDED = "???"
+"""A value that the command line must give (OmegaConf's mark of a missing one)."""
 
 
 def one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ..models.aido_cell import AidoCell
 from ..models.preprocess import MASK, model_input
-from ..models.thinning import log_cp10k
 from ..progress import track
+from .thinning import log_cp10k
 
 RIDGE = (100.0, 1000.0, 10_000.0)
 NEIGHBOURS = (10, 30, 100)

@@ -1,8 +1,7 @@
-"""The recipe of pretraining, free of torch so that a command line can be checked in no time."""
+"""Settings of pretraining."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import SteerError
@@ -71,10 +70,20 @@ class Recipe:
             raise SteerError(f"pretrain.full_steps={self.full_steps} must lie between 0 and pretrain.steps={self.steps}.")
 
 
-def cosine(step: int, steps: int, *, warmup: int, floor: float = 0.02) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine down to `floor`."""
-    warmup = min(warmup, max(1, steps // 10))
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+@dataclass
+class PretrainConfig(Recipe):
+    """How `steer pretrain` makes the embedded model (group `pretrain`)."""
+
+    dataset: str = "pbmc8k"
+    """what it is trained on"""
+    panel_size: int = 2048
+    """genes of the model"""
+    start: str | None = None
+    """`mini` or a model folder that is trained on, in place of the first phase; its genes are then the panel"""
+    minutes: float | None = None
+    """stop cleanly after so long; the next run resumes (null: run to the end)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None and not self.settle_steps + self.finish_steps:
+            raise SteerError(f"pretrain.start={self.start} leaves nothing to train; add pretrain=finish.")

@@ -1,17 +1,40 @@
-"""Settings of what is fitted, by how much it is penalised, and how it is scored."""
+"""Settings of the contrast, of what is fitted, by how much it is penalised, and how it is scored."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .checks import one_of as _one_of
-from .checks import positive as _positive
-from .errors import SteerError
+from ..errors import SteerError
+from .checks import NEEDED, label_words, one_of, positive
 
 OBJECTIVES = ("latent", "latent_final", "expression", "mixed")
 FORMS = {"population": "match", "cell": "match", "euclidean": "metric", "whitened": "metric"}
 """What may follow an objective's name in evaluate.objectives, and the setting that it is."""
+
+
+@dataclass
+class ContrastConfig:
+    """Which cells are steered, and towards which (group `contrast`)."""
+
+    source: Any = NEEDED
+    """a name in dataset.groups, a label (text, a number, true or false), or a list of labels"""
+    target: Any = NEEDED
+    """likewise"""
+    column: str | None = None
+    """obs column of the labels; null is dataset.label"""
+    halves: bool = False
+    """deal the cells of source at random between source and target: a contrast without a difference, target is null"""
+    seed: int = 0
+    """of the halves, and of which cells model.contrast_cells keeps"""
+
+    def __post_init__(self) -> None:
+        self.source, self.target = (label_words(f"contrast.{name}", getattr(self, name)) for name in ("source", "target"))
+        if self.halves and self.target not in (None, self.source):
+            raise SteerError(f"contrast.halves deals out contrast.source alone: contrast.target={self.target} must be null.")
+        if self.source is None or (self.target is None and not self.halves):
+            name = "source" if self.source is None else "target"
+            raise SteerError(f"contrast.{name} is needed: add contrast.{name}=... to the command, or contrast=no_difference.")
 
 
 @dataclass
@@ -58,18 +81,18 @@ class ObjectiveConfig:
     """through the model: stop when the prox-gradient norm is below this share of the one at theta = 0"""
 
     def __post_init__(self) -> None:
-        _one_of("objective.name", self.name, OBJECTIVES)
-        _one_of("objective.mode", self.mode, ("multiply", "add", "clamp"))
-        _one_of("objective.learnable", self.learnable, ("active", "annotated", "stable", "all"))
-        _one_of("objective.solver", self.solver, ("exact", "adam"))
-        _one_of("objective.match", self.match, ("population", "cell"))
-        _one_of("objective.metric", self.metric, ("euclidean", "whitened"))
+        one_of("objective.name", self.name, OBJECTIVES)
+        one_of("objective.mode", self.mode, ("multiply", "add", "clamp"))
+        one_of("objective.learnable", self.learnable, ("active", "annotated", "stable", "all"))
+        one_of("objective.solver", self.solver, ("exact", "adam"))
+        one_of("objective.match", self.match, ("population", "cell"))
+        one_of("objective.metric", self.metric, ("euclidean", "whitened"))
         _check_bounds(self.bounds)
         if self.orthogonal < 0:
             raise SteerError(f"objective.orthogonal={self.orthogonal} must be 0 or more.")
-        _positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
+        positive("objective", self, "top_n", "max_cells", "max_steps", "tolerance")
         if isinstance(self.tokens, str):
-            _one_of("objective.tokens", self.tokens, ("genes", "all", "a list of genes, as in [CD8A,CD8B]"))
+            one_of("objective.tokens", self.tokens, ("genes", "all", "a list of genes, as in [CD8A,CD8B]"))
         elif not self.tokens:
             raise SteerError("objective.tokens=[] steers nothing; allowed: genes, all, or a list of genes.")
         if not 0 < self.seen_genes <= 1:
@@ -96,10 +119,10 @@ class ObjectiveConfig:
             No such objective or form.
         """
         name, *forms = choice.split(":")
-        _one_of("evaluate.objectives", name, OBJECTIVES)
+        one_of("evaluate.objectives", name, OBJECTIVES)
         changes: dict[str, Any] = {"name": name}
         for form in forms:
-            _one_of(f"form in evaluate.objectives={choice}", form, tuple(FORMS))
+            one_of(f"form in evaluate.objectives={choice}", form, tuple(FORMS))
             changes[FORMS[form]] = form
         return replace(self, **changes)
 
@@ -123,8 +146,8 @@ class LambdaConfig:
     """latent: points of the geometric path, always computed; through the model its points are lambda_max / 3^k"""
 
     def __post_init__(self) -> None:
-        _one_of("lambda.mode", self.mode, ("absolute", "ratio", "path"))
-        _positive("lambda", self, "value", "n_path")
+        one_of("lambda.mode", self.mode, ("absolute", "ratio", "path"))
+        positive("lambda", self, "value", "n_path")
         if self.mode != "absolute" and self.value > 1:
             raise SteerError(
                 f"lambda.value={self.value} is a share of lambda_max with lambda={self.mode}; it must be at most 1."
@@ -161,10 +184,10 @@ class EvaluateConfig:
     """genes reported by name"""
 
     def __post_init__(self) -> None:
-        _one_of("evaluate.controls", self.controls, ("all", "none"))
+        one_of("evaluate.controls", self.controls, ("all", "none"))
         for name in self.objectives:
             ObjectiveConfig().named(name)
-        _positive("evaluate", self, "n_random", "n_genes", "n_bootstrap", "dictionaries", "max_cells")
+        positive("evaluate", self, "n_random", "n_genes", "n_bootstrap", "dictionaries", "max_cells")
         for name in ("n_permutations", "n_permutations_model"):
             if getattr(self, name) < 0:
                 raise SteerError(f"evaluate.{name}={getattr(self, name)} must be 0 or more.")

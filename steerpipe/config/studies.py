@@ -1,13 +1,34 @@
-"""Settings of the studies that put many fits side by side: the recruitment diagnosis, and transfer between cell types."""
+"""Settings of the studies, which put many fits side by side, and the list of their groups."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..errors import SteerError
 from .checks import one_of, positive, share
-from .errors import SteerError
 
 PARTS = ("cap", "floors", "path", "stability", "widths")
+
+
+@dataclass
+class StabilityConfig:
+    """How `steer stability` compares trainings that differ in their seed alone (group `stability`)."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    """sae.seed of each training"""
+    cells: int = 64
+    """held-out cells at the most, over whose tokens the codes of two dictionaries are correlated"""
+    threshold: float = 0.7
+    """cosine above which a matched pair counts as the same feature"""
+    gene_sets: bool = True
+    """compare the features' gene sets too: one more pass over the tokens for each seed"""
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise SteerError(f"stability.seeds={self.seeds} must be two or more seeds, each once.")
+        if not 0 < self.threshold < 1:
+            raise SteerError(f"stability.threshold={self.threshold} must lie strictly between 0 and 1.")
+        positive("stability", self, "cells")
 
 
 @dataclass
@@ -88,3 +109,16 @@ class ParetoConfig:
         positive("pareto", self, "n_random")
         if not self.weights or any(not 0 <= w <= 1 for w in self.weights):
             raise SteerError(f"pareto.weights={self.weights} must lie in [0, 1].")
+
+
+@dataclass(kw_only=True)
+class Studies:
+    """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
+
+    Where no choice is named, the group's `default.yaml` is taken, or the file that the field names.
+    """
+
+    stability: StabilityConfig = field(metadata={"choice": "seeds"})
+    diagnose: DiagnoseConfig = field(metadata={"choice": "full"})
+    transfer: TransferConfig
+    pareto: ParetoConfig

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from steerpipe.config import PretrainConfig
+from steerpipe.config.pretraining import Recipe
 from steerpipe.errors import SteerError
-from steerpipe.models import pretrain as module
 from steerpipe.models.aido_cell import AidoCell, ArchConfig
 from steerpipe.models.preprocess import MASK, DepthRule
-from steerpipe.models.pretrain import gene_weights, masked_score, pretrain, principal_components
-from steerpipe.models.recipe import Recipe
-from steerpipe.models.teacher import train_teacher
-from steerpipe.models.thinning import SHIFTED, ThinnedCells, log_cp10k, shift_genes
+from steerpipe.pretraining import train as module
+from steerpipe.pretraining.teacher import train_teacher
+from steerpipe.pretraining.thinning import SHIFTED, ThinnedCells, log_cp10k, shift_genes
+from steerpipe.pretraining.train import gene_weights, masked_score, pretrain, principal_components
 
 G = 40
 

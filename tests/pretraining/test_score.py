@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steerpipe.evaluate import pretrained
-from steerpipe.evaluate.pretrained import Profiles, masked_table
+from steerpipe.pretraining import score as pretrained
+from steerpipe.pretraining.score import Profiles, masked_table
 
 
 @pytest.fixture

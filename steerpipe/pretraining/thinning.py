@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .preprocess import MASK
-from .recipe import Recipe
+from ..config.pretraining import Recipe
+from ..models.preprocess import MASK
 
 MIN_COUNTS = 40
 """Thinning leaves this many counts in a cell, in expectation."""

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config.pretraining import Recipe
 from ..device import mixed_precision
 from ..errors import SteerError
-from .aido_cell import AidoCell
-from .recipe import Recipe, cosine
+from ..models.aido_cell import AidoCell
+from .schedule import cosine
 from .teacher import MaskedAutoencoder, mean_teacher, train_teacher
 from .thinning import Batch, ThinnedCells, log_cp10k
 

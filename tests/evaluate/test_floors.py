@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerpipe.evaluate.diagnosis import (
+from steerpipe.evaluate.floors import (
     VERDICTS,
     calibration,
     effect_and_null,

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config.pretraining import Recipe
 from ..progress import track
-from .recipe import Recipe, cosine
+from .schedule import cosine
 from .thinning import Teacher, ThinnedCells, log_cp10k
 
 WIDTH = 384
