@@ -12,9 +12,9 @@ from steerpipe.data.datasets import pbmc68k_reduced
 from steerpipe.data.genes import gene_list
 from steerpipe.models.checkpoints import PACKAGED, load_model
 from steerpipe.models.preprocess import model_input
+from steerpipe.pipeline.activations import load_cells
+from steerpipe.pipeline.pretrained import score_model, training_counts
 from steerpipe.pretraining.score import Profiles, identity_table
-from steerpipe.stages.extract import load_cells
-from steerpipe.stages.pretrain import score_model, training_counts
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
