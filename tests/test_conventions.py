@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,17 @@ def test_public_names_have_docstrings():
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.get_docstring(node):
                 missing.append(f"{path.name}:{node.name}")
     assert not missing
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    """Every part of the package is listed once, and what is listed is there; so are the studies."""
+    text = (ROOT / "README.md").read_text()
+    block = text[text.index("    steerpipe/\n") : text.index("    benchmarks/ ")].splitlines()[1:]
+    heads = [re.match(r" {6}((?:[a-z_]+(?:/|\.py)\s?)+)", line) for line in block]
+    assert all(heads)
+    listed = [name.rstrip("/") for head in heads for name in head[1].split()]
+    there = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))} - {"__init__.py"}
+    assert sorted(listed) == sorted(there)
+    (studies,) = [line for line in block if line.startswith("      studies/")]
+    folders = {path.parent.name for path in PACKAGE.glob("studies/*/__init__.py")}
+    assert set(re.findall(r"(\w+)/", studies)) - {"studies"} == folders

@@ -9,7 +9,7 @@ from .checks import NEEDED, one_of
 from .dictionary import AnnotateConfig, FeatureConfig, SaeConfig, ScoreConfig
 from .model import DatasetConfig, ExtractConfig, LayerConfig, ModelConfig
 from .pretraining import PretrainConfig, Recipe
-from .steering import FORMS, OBJECTIVES, ContrastConfig, EvaluateConfig, LambdaConfig, ObjectiveConfig
+from .steering import FORMS, OBJECTIVES, READ_BY, ContrastConfig, EvaluateConfig, LambdaConfig, ObjectiveConfig
 from .studies import DiagnoseConfig, ParetoConfig, StabilityConfig, Studies, TransferConfig
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "FORMS",
     "NEEDED",
     "OBJECTIVES",
+    "READ_BY",
     "AnnotateConfig",
     "Config",
     "ContrastConfig",

@@ -9,6 +9,15 @@ from ..errors import SteerError
 from .checks import NEEDED, label_words, one_of, positive
 
 OBJECTIVES = ("latent", "latent_final", "expression", "mixed")
+READ_BY: dict[str, tuple[str, ...]] = {
+    "latent": ("name", "mode", "tokens", "learnable", "match", "metric", "orthogonal", "bounds", "solver", "refit"),
+    "latent_final": (
+        "name", "mode", "tokens", "learnable", "match", "bounds", "refit", "max_cells", "max_steps", "tolerance",
+    ),
+}  # fmt: skip
+READ_BY["expression"] = (*READ_BY["latent_final"], "top_n", "seen_genes")
+READ_BY["mixed"] = (*READ_BY["expression"], "metric", "orthogonal", "weight")
+"""The settings that the answer of each objective depends on: they are its key."""
 FORMS = {"population": "match", "cell": "match", "euclidean": "metric", "whitened": "metric"}
 """What may follow an objective's name in evaluate.objectives, and the setting that it is."""
 

@@ -18,10 +18,11 @@ from ..evaluate.recruitment import counts
 from ..steering import adam
 from ..steering.ambiguity import stand_ins
 from ..steering.lasso import LassoFit, LatentProblem
+from ..steering.shift import clamp_values
 from .artefact import Artefact, built
 from .experiment import Experiment
 from .ladder import StoredLadder, cells_key, read_by, recipe_parents
-from .problems import clamp_values, latent_problem, shift, weight_of
+from .problems import latent_problem, shift, weight_of
 from .recurrence import known_stability
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path
     info = {"gap": chosen.gap, "largest_gap": max(f.gap for f in [*fits, chosen]), "objective": chosen.objective}
     theta, loss = chosen.theta, problem.loss(chosen.theta)
     if objective.mode == "clamp":
-        theta = clamp_values(experiment, problem, theta)
+        theta = clamp_values(problem, theta, experiment.token_share)
         moved = shift(experiment, theta, "clamp", experiment.fit_rows)
         loss = problem.loss_of_shift(moved.mean(0, keepdims=True) if objective.match == "population" else moved)
     elif objective.refit:

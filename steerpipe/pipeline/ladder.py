@@ -7,107 +7,61 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import ObjectiveConfig
-from ..steering.ladder import NODE_RATIO, rung, top
-from ..steering.objectives import Objective
+from ..config import READ_BY, ObjectiveConfig
+from ..steering.ladder import Ladder
 from ..steering.proximal import ProximalFit
 from .artefact import Artefact, built
 from .experiment import Experiment
 from .learnable import learnable_features, learnable_parents
-from .problems import Groups, bounds, ladder_options, model_objective
+from .problems import Groups, ladder_options, model_objective
 
 VERSION = 3
 ARRAYS = ("theta", "gradient", "moves", "slopes")
-READ_BY: dict[str, tuple[str, ...]] = {
-    "latent": ("name", "mode", "tokens", "learnable", "match", "metric", "orthogonal", "bounds", "solver", "refit"),
-    "latent_final": (
-        "name", "mode", "tokens", "learnable", "match", "bounds", "refit", "max_cells", "max_steps", "tolerance",
-    ),
-}  # fmt: skip
-READ_BY["expression"] = (*READ_BY["latent_final"], "top_n", "seen_genes")
-READ_BY["mixed"] = (*READ_BY["expression"], "metric", "orthogonal", "weight")
-"""The settings that each objective reads."""
 
 
-class StoredLadder:
-    """Solutions of one objective through the model (expression, latent_final or mixed) at decreasing lambda."""
+class StoredLadder(Ladder):
+    """The ladder of an experiment's objective through the model (expression, latent_final or mixed), in the store."""
 
     def __init__(self, experiment: Experiment, objective: ObjectiveConfig) -> None:
-        self.experiment, self.objective = experiment, objective
+        learnable = learnable_features(experiment, objective.learnable)
+        super().__init__(lambda: model_objective(experiment, objective), learnable, **ladder_options(objective))
+        self.context, self.parents = experiment.context, recipe_parents(experiment, objective)
+        self.reads = {"objective": read_by(objective), **cells_key(experiment)}
+        self.reads["objective"].pop("refit")
 
-    @cached_property
-    def problem(self) -> Objective:
-        """The objective on at most `max_cells` of the fit's source cells."""
-        return model_objective(self.experiment, self.objective)
-
-    @cached_property
-    def learnable(self) -> np.ndarray:
-        """bool (F,)."""
-        return learnable_features(self.experiment, self.objective.learnable)
-
-    @cached_property
-    def parents(self) -> list[Artefact]:
-        """What a rung stands on."""
-        return recipe_parents(self.experiment, self.objective)
-
-    @cached_property
-    def zero(self) -> tuple[float, np.ndarray]:
-        """Loss and gradient (F,) at theta = 0, on the learnable features."""
+    def keep_zero(self, compute: Callable[[], tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+        """Return loss and gradient (F,) at theta = 0 from the store."""
 
         def build(folder: Path) -> None:
-            loss, gradient = self.problem.value_and_gradient(np.zeros(self.experiment.sae.n_features))
-            np.save(folder / "gradient.npy", np.where(self.learnable, gradient, 0.0))
+            loss, gradient = compute()
+            np.save(folder / "gradient.npy", gradient)
             (folder / "loss.json").write_text(json.dumps(loss))
 
-        path = self._store(0, build)
+        path = self._built(0, build)
         return float(json.loads((path / "loss.json").read_text())), np.load(path / "gradient.npy")
 
-    @property
-    def lam_max(self) -> float:
-        """The smallest weight at which theta = 0 is optimal (to first order)."""
-        return self.node(0).lam
-
-    def node(self, number: int) -> ProximalFit:
-        """Return the solution at lam_max / 3^number, solving it and those before it when they are missing."""
-        if number == 0:
-            return top(*self.zero, bounds(self.objective))
+    def keep(self, number: int, compute: Callable[[], ProximalFit]) -> ProximalFit:
+        """Return a node from the store."""
 
         def build(folder: Path) -> None:
-            record = asdict(self._solve(self.lam_max * NODE_RATIO**-number, self.node(number - 1)))
+            record = asdict(compute())
             np.savez(folder / "node.npz", **{name: record.pop(name) for name in ARRAYS})
             (folder / "node.json").write_text(json.dumps(record))
 
-        path = self._store(number, build)
+        path = self._built(number, build)
         record = json.loads((path / "node.json").read_text())
         return ProximalFit(**np.load(path / "node.npz"), **record | {"history": tuple(record["history"])})
 
-    def solve(self, lam: float) -> list[ProximalFit]:
-        """Return the nodes above `lam` and, last, the solution at `lam` itself."""
-        nodes = [self.node(0)]
-        while self.lam_max * NODE_RATIO ** -len(nodes) > lam:
-            nodes.append(self.node(len(nodes)))
-        return [*nodes, self._solve(lam, nodes[-1])]
-
-    def refit(self, fit: ProximalFit) -> ProximalFit:
-        """Return the fit without penalty on the support of another."""
-        return self._solve(0.0, fit, fit.theta != 0)
-
-    def _solve(self, lam: float, above: ProximalFit, learnable: np.ndarray | None = None) -> ProximalFit:
-        free = self.learnable if learnable is None else learnable
-        return rung(self.problem, lam, above, slope=self.zero[1], learnable=free, **ladder_options(self.objective))
-
-    def _store(self, number: int, build: Any) -> Path:
-        experiment = self.experiment
-        settings = {"objective": read_by(self.objective), "node": number, **cells_key(experiment)}
-        settings["objective"].pop("refit")
-        return built(experiment.context, "expression-path", build, version=VERSION, reads=settings, parents=self.parents).path
+    def _built(self, number: int, build: Callable[[Path], None]) -> Path:
+        reads = self.reads | {"node": number}
+        return built(self.context, "expression-path", build, version=VERSION, reads=reads, parents=self.parents).path
 
 
 def recipe_parents(experiment: Experiment, objective: ObjectiveConfig) -> list[Artefact]:

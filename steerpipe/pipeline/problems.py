@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config import LambdaConfig, ObjectiveConfig
 from ..steering.contrast_streams import CellRows
-from ..steering.ladder import descend
+from ..steering.ladder import Ladder
 from ..steering.lasso import LatentProblem
 from ..steering.metric import orthogonal_penalty, whitening
 from ..steering.objectives import (
@@ -20,6 +20,7 @@ from ..steering.objectives import (
     Objective,
     gene_weights,
 )
+from ..steering.shift import clamp_values, embedding_shift
 from .experiment import Experiment, Sides
 from .learnable import learnable_features
 
@@ -145,32 +146,20 @@ def solve(
         weight = weight_of(lam, problem.lam_max)
         theta = problem.solve(weight).theta
         if objective.mode == "clamp":
-            theta = clamp_values(experiment, problem, theta)
+            theta = clamp_values(problem, theta, experiment.token_share)
         return Solved(theta, weight / max(problem.lam_max, 1e-300))
     free = learnable_features(experiment, objective.learnable, np.concatenate([s.source for s in groups]))
-    through = model_objective(experiment, objective, groups, max_cells=max_cells)
-    rungs = descend(through, lambda largest: weight_of(lam, largest), free, direct=direct, **ladder_options(objective))
-    return Solved(rungs[-1].theta, rungs[-1].lam / max(rungs[0].lam, 1e-300))
-
-
-def clamp_values(experiment: Experiment, problem: LatentProblem, support: np.ndarray) -> np.ndarray:
-    """Return the codes (F,) to which a support is best set: least squares, exact; the shortest where many are best.
-
-    Set to c, feature f adds (share c_f - zbar_f) W_f to an embedding, so c is the same for all cells and nothing about it
-    is "no change": there is no theta = 0 to shrink to, and an L1 penalty would mean ablation. Hence two steps.
-    """
-    on = np.flatnonzero(support)
-    goal = (problem.gap_vectors + problem.z[:, on] @ problem.W[on]).mean(0)
-    values = np.zeros(len(problem.W))
-    if len(on):
-        values[on] = np.linalg.lstsq(experiment.token_share * problem.W[on].T, goal, rcond=None)[0]
-    return values
+    ladder = Ladder(
+        lambda: model_objective(experiment, objective, groups, max_cells=max_cells), free, **ladder_options(objective)
+    )
+    weight = weight_of(lam, ladder.lam_max)
+    if weight >= ladder.lam_max:
+        return Solved(np.zeros(len(free)), 1.0)
+    theta = ladder.solve(weight, direct=direct)[-1].theta
+    return Solved(theta, weight / max(ladder.lam_max, 1e-300))
 
 
 def shift(experiment: Experiment, theta: np.ndarray, mode: str, rows: np.ndarray) -> np.ndarray:
     """Return what a recipe adds to the layer embeddings of some rows, float64 (n, D)."""
     W_dec = experiment.sae.W_dec.detach().cpu().double().numpy()
-    zbar, share = experiment.zbar[rows], experiment.token_share
-    if mode == "clamp":
-        return np.asarray((theta * share - (theta != 0) * zbar) @ W_dec)
-    return np.asarray((theta * (zbar if mode == "multiply" else np.full_like(zbar, share))) @ W_dec)
+    return embedding_shift(theta, mode, experiment.zbar[rows], W_dec, experiment.token_share)
