@@ -21,8 +21,8 @@ from steerpipe.activations.extract import full_streams, model_inputs
 from steerpipe.cli.hydra import compose
 from steerpipe.data.split import fit_and_test
 from steerpipe.models.aido_cell import AidoCell
+from steerpipe.pipeline.activations import load_cells, load_steered_model
 from steerpipe.sae.model import TopKSAE
-from steerpipe.stages.extract import load_cells, load_steered_model
 from steerpipe.studies.circuits import ablation, edges
 from steerpipe.studies.circuits.network import HEAD, LayerCodes, LayeredCells, Level, pool
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,10 +24,9 @@ import torch
 from sklearn.linear_model import Lasso
 
 from steerpipe.cli.hydra import compose
-from steerpipe.run import Run
-from steerpipe.stages.common import Context
-from steerpipe.stages.experiment import prepare
-from steerpipe.stages.problems import latent_problem
+from steerpipe.pipeline.context import Context
+from steerpipe.pipeline.experiment import prepare
+from steerpipe.pipeline.problems import latent_problem
 from steerpipe.steering import adam
 from steerpipe.steering.lasso import LatentProblem
 from steerpipe.store import Store
@@ -145,8 +143,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     config = compose()
     outputs = Path(os.environ.get("STEER_OUTPUTS", "outputs"))
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = prepare(Context(config, Store(outputs / ".store"), Run(Path(folder), "bench-fit", {})))
+    experiment = prepare(Context(config, Store(outputs / ".store")))
     published = replace(config.objective, match="cell")  # the form that Adam is published for
     embedded = compare(lambda: latent_problem(experiment, published), options.rounds)
     print("embedded:", json.dumps(embedded))

@@ -21,11 +21,11 @@ import pandas as pd
 import torch
 
 from steerpipe.cli.hydra import compose
+from steerpipe.pipeline.context import Context
+from steerpipe.pipeline.experiment import Experiment, prepare
+from steerpipe.pipeline.learnable import learnable_features
+from steerpipe.pipeline.scoring import Scorer, scorer
 from steerpipe.run import Run
-from steerpipe.stages.common import Context
-from steerpipe.stages.experiment import Experiment, prepare
-from steerpipe.stages.learnable import learnable_features
-from steerpipe.stages.scoring import Scorer, scorer
 from steerpipe.steering.controls import mean_difference
 from steerpipe.steering.intervene import add_vector, recipe_edit
 from steerpipe.steering.lasso import LatentProblem
@@ -123,7 +123,7 @@ def main() -> None:
     config = compose(*sys.argv[1:])
     run = Run(Path(config.outputs) / "bench-manifold", "bench", {})
     run.path.mkdir(parents=True, exist_ok=True)
-    experiment = prepare(Context(config, Store(Path(config.outputs) / ".store"), run), scored=True)
+    experiment = prepare(Context(config, Store(Path(config.outputs) / ".store")), scored=True)
     how = scorer(experiment)
     table = pd.DataFrame([row for remedy in REMEDIES for row in rows(experiment, how, remedy)])
     run.table("manifold", table)

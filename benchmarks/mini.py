@@ -13,7 +13,7 @@ import logging
 from steerpipe.cli.hydra import compose
 from steerpipe.data.datasets import data_dir
 from steerpipe.models.checkpoints import load_model
-from steerpipe.stages.pretrain import score_model, training_counts
+from steerpipe.pipeline.pretrained import score_model, training_counts
 
 DATASETS = ("pbmc68k_reduced", "pbmc3k", "kang_ifnb")
 

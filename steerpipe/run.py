@@ -48,6 +48,8 @@ class Run:
         config_dir: str | None = None,
         tracker: Tracker | None = None,
     ) -> None:
+        import torch
+
         self._tracker = tracker
         self.path = path
         self.manifest: dict[str, Any] = {
@@ -62,6 +64,8 @@ class Run:
             "versions": {name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
             "git": _git(),
             "config": config,
         }
@@ -112,6 +116,10 @@ class Run:
     def text(self, name: str, lines: Sequence[str]) -> None:
         """Write name.txt, one line each."""
         _replace(self.path / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+
+    def file(self, name: str, content: str) -> None:
+        """Write a file in another tool's format."""
+        _replace(self.path / name, content)
 
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
         """Write plots/name.png and .svg, with the CSV behind them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "steerpipe"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MIDDLE = {"models", "activations", "sae", "interpret", "steering", "evaluate", "plot", "report"}
-BASE = {
-    "data",
-    "checks",
-    "config",
-    "config_sae",
-    "config_steering",
-    "config_studies",
-    "errors",
-    "device",
-    "digest",
-    "progress",
-    "tracking",
+BASE = {"data", "config", "errors", "device", "digest", "progress"}
+LIBRARY = {"evaluate", "interpret", "steering", "sae", "activations", "pretraining", "models"}
+ALLOWED = {
+    "commands": {"studies", "pipeline", "plot", "report", "run", "store"} | LIBRARY | BASE,
+    "studies": {"pipeline", "plot"} | LIBRARY | BASE,
+    "pipeline": {"store"} | LIBRARY | BASE,
+    "plot": LIBRARY | BASE,
+    "report": {"plot"} | LIBRARY | BASE,
+    **dict.fromkeys(LIBRARY, LIBRARY | BASE),
+    "data": {"config", "errors", "digest", "progress"},
+    "config": {"errors"},
+    "run": {"store", "tracking"},
+    "store": {"errors"},
 }
+"""Who may import whom, beside itself; cli may import everything, what is not named only BASE."""
 
 
 def part_of(path):
@@ -52,12 +54,19 @@ def test_imports_point_downwards(path):
     part, (inside, outside) = part_of(path), imports(path)
     if part == "cli":
         return
-    stages = {"stages", "run", "store"} | MIDDLE | BASE
-    allowed = {"stages": stages, "studies": {"studies"} | stages, "commands": {"commands", "studies"} | stages}
-    # the config's pretraining section is the recipe that models/ defines
-    extra = {"models"} if part == "config" else {"store", "tracking"} if part == "run" else set()
-    assert inside <= allowed.get(part, (MIDDLE if part in MIDDLE else set()) | BASE | extra)
+    assert inside <= {part} | ALLOWED.get(part, BASE)
     assert not outside & {"hydra", "omegaconf", "typer"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("studies/*/*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_study_imports_another(path):
+    others = {folder.name for folder in (PACKAGE / "studies").iterdir()} - {path.parent.name}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module != "findings":
+            raise AssertionError(f"{path.parent.name} imports studies.{node.module}")
+        if isinstance(node, ast.ImportFrom) and node.level > 2:
+            assert not (node.module or "").startswith("studies")
+            assert not (node.module is None and {alias.name for alias in node.names} & ({"studies"} | others))
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda p: str(p.relative_to(ROOT)))
@@ -78,3 +87,17 @@ def test_public_names_have_docstrings():
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not ast.get_docstring(node):
                 missing.append(f"{path.name}:{node.name}")
     assert not missing
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    """Every part of the package is listed once, and what is listed is there; so are the studies."""
+    text = (ROOT / "README.md").read_text()
+    block = text[text.index("    steerpipe/\n") : text.index("    benchmarks/ ")].splitlines()[1:]
+    heads = [re.match(r" {6}((?:[a-z_]+(?:/|\.py)\s?)+)", line) for line in block]
+    assert all(heads)
+    listed = [name.rstrip("/") for head in heads for name in head[1].split()]
+    there = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))} - {"__init__.py"}
+    assert sorted(listed) == sorted(there)
+    (studies,) = [line for line in block if line.startswith("      studies/")]
+    folders = {path.parent.name for path in PACKAGE.glob("studies/*/__init__.py")}
+    assert set(re.findall(r"(\w+)/", studies)) - {"studies"} == folders

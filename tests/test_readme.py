@@ -17,7 +17,7 @@ TEXT = (ROOT / "README.md").read_text()
 PAGES = [TEXT, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 LINES = [line for page in PAGES for line in page.replace("\\\n", " ").splitlines()]
 COMMANDS = [line.split("#")[0].strip() for line in LINES if line.startswith("    steer ")]
-STAGES = {task.__name__.replace("_", "-") for task in TASKS} | {"validate"}
+STAGES = {*TASKS, "validate"} - {"feature", "features"}
 NAMES = {command.name for command in app.registered_commands}
 
 

@@ -8,7 +8,6 @@ when those have changed.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +45,14 @@ def real(folder: Path, seed: int = 0) -> None:
     """Write real.npz: tokens drawn evenly from the cells, in random order, held-out ones from a tenth of the cells."""
     from steerpipe.cli.hydra import compose
     from steerpipe.data.datasets import data_dir
-    from steerpipe.run import Run
-    from steerpipe.stages.common import Context
-    from steerpipe.stages.extract import activations
+    from steerpipe.pipeline.activations import activations
+    from steerpipe.pipeline.context import Context
     from steerpipe.store import Store
 
     name = "pbmc3k" if (data_dir() / "pbmc3k.h5ad").is_file() else "pbmc68k_reduced"
     sample = ["dataset.max_cells=400", "extract.tokens=sample", "extract.n_tokens=1100"] if name == "pbmc3k" else []
     config = compose(f"dataset={name}", f"layer={LAYER}", "dataset.test_share=0.1", f"dataset.split_seed={seed}", *sample)
-    with tempfile.TemporaryDirectory() as run:
-        made = activations(Context(config, Store(folder / ".store"), Run(Path(run), "bench-sae", {})))
+    made = activations(Context(config, Store(folder / ".store")))
     rng = np.random.default_rng(seed)
     found = {}
     for part, cells, n in (("train", made.fit, N_TRAIN), ("held", made.test, N_HELD)):

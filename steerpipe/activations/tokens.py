@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SMALLEST_SAMPLE = 64
-GROUP_BYTES = 128 * 2**20
+GROUP_BYTES = 32 * 2**20
 """Tokens that are read and shuffled together, in float32; between 4 and 64 cells."""
 
 

@@ -23,7 +23,7 @@ def rerun(name: NAME = "last", outputs: OUTPUTS = Path("outputs")) -> None:
     """Run a past run again, with every setting as it was; what is in the store is reused."""
     past = resolve_run(name, outputs)
     manifest = past.manifest
-    task = next((t for t in tasks.TASKS if t.__name__.replace("_", "-") == manifest.get("stage")), None)
+    task = tasks.TASKS.get(manifest.get("stage", ""))
     if task is None or "overrides" not in manifest:
         raise SteerError(f"{past.name} does not say how it was run; type its command again: {manifest.get('command', '?')}")
     if Path(manifest.get("folder", "")).is_dir():
@@ -125,7 +125,7 @@ def validate(
     """Say everything that is wrong with a command's settings, data and model at once; nothing is run."""
     found = config_problems(overrides or [], None if config_dir is None else str(config_dir))
     if not found:
-        from ..stages.validate import problems
+        from ..commands.validate import problems
 
         found = problems(compose(*(overrides or []), config_dir=None if config_dir is None else str(config_dir)))
     if as_json:

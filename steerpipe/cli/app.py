@@ -27,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+OWN = ("feature", "features")
+"""Commands with arguments of their own, below."""
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it; typer returns it too."""
 
@@ -74,10 +77,10 @@ def add(task: Callable[[DictConfig], None]) -> None:
         levels = [f"hydra.job_logging.{where}.level={level}" for where, level in loud]
         planned = ["extract.plan=true", f"extract.plan_of={task.__name__}"] if plan else []
         words = [*(overrides or []), *planned, *levels]
-        forward(tasks.extract if plan else task, words, _flags(multirun, cfg, resolve, info, config_dir))
+        forward(tasks.TASKS["extract"] if plan else task, words, _flags(multirun, cfg, resolve, info, config_dir))
 
 
-@app.command("feature", help=tasks.feature.__doc__)
+@app.command("feature", help=tasks.TASKS["feature"].__doc__)
 def feature(
     number: Annotated[int, typer.Argument(metavar="ID", help="The feature's number.")],
     overrides: Overrides = None,
@@ -87,10 +90,12 @@ def feature(
     config_dir: ConfigDir = None,
 ) -> None:
     """Show one feature."""
-    forward(tasks.feature, [*(overrides or []), f"feature.id={number}"], _flags(multirun, cfg, resolve, None, config_dir))
+    forward(
+        tasks.TASKS["feature"], [*(overrides or []), f"feature.id={number}"], _flags(multirun, cfg, resolve, None, config_dir)
+    )
 
 
-@app.command("features", help=tasks.features.__doc__)
+@app.command("features", help=tasks.TASKS["features"].__doc__)
 def features(
     overrides: Overrides = None,
     find: Annotated[str | None, typer.Option(help="Text in labels, terms, genes or cell types.")] = None,
@@ -102,11 +107,12 @@ def features(
     """List or search the features."""
     escaped = None if find is None else find.replace("\\", "\\\\").replace("'", "\\'")
     wanted = [] if escaped is None else [f"feature.find='{escaped}'"]
-    forward(tasks.features, [*(overrides or []), *wanted], _flags(multirun, cfg, resolve, None, config_dir))
+    forward(tasks.TASKS["features"], [*(overrides or []), *wanted], _flags(multirun, cfg, resolve, None, config_dir))
 
 
-for _task in tasks.TASKS:
-    add(_task)
+for _name, _task in tasks.TASKS.items():
+    if _name not in OWN:
+        add(_task)
 app.command("runs")(runs.list_runs)
 app.command("show")(runs.show)
 app.command("diff")(runs.diff)

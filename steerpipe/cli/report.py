@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..commands import COMMANDS
 from ..errors import SteerError, UsageError
 from .runs import OUTPUTS, differences, resolve_run, resolve_sweep, sweep_rows
+
+
+def captions() -> dict[str, str]:
+    """Return what is seen in every figure of a command or a study, by the figure's name."""
+    from ..plot.captions import CAPTIONS
+
+    found = dict(CAPTIONS)
+    for command in COMMANDS:
+        if command.study is not None:
+            found |= importlib.import_module(f"steerpipe.studies.{command.study}").CAPTIONS
+    return found
 
 
 def report(
@@ -27,7 +40,7 @@ def report(
     if len(wanted) == 2:
         a, b = (resolve_run(name, outputs) for name in wanted)
         path = output or outputs / f"compare_{a.name.replace('/', '_')}_{b.name.replace('/', '_')}.html"
-        html = page.comparison_page(a.path, b.path, *differences(a, b))
+        html = page.comparison_page(a.path, b.path, *differences(a, b), captions=captions())
     else:
         try:
             run = resolve_run(wanted[0], outputs)
@@ -39,6 +52,6 @@ def report(
             path = output or runs[0].path.parent / "report.html"
             html = page.sweep_page(name, [one.manifest for one in runs], *sweep_rows(runs))
         else:
-            path, html = output or run.path / "report.html", page.run_page(run.path)
+            path, html = output or run.path / "report.html", page.run_page(run.path, captions())
     page.write_page(path, html)
     print(path)

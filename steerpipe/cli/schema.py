@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from .. import config, config_sae, config_steering, config_studies
+from ..config import Config, Studies
 from ..errors import SteerError, unknown
 
+KEYWORDS = {"lam": "lambda"}
+"""Fields of Config whose group is a keyword of Python."""
 GROUPS: dict[str, Any] = {
-    "model": config.ModelConfig,
-    "dataset": config.DatasetConfig,
-    "layer": config.LayerConfig,
-    "extract": config.ExtractConfig,
-    "sae": config.SaeConfig,
-    "annotate": config_sae.AnnotateConfig,
-    "feature": config_sae.FeatureConfig,
-    "contrast": config.ContrastConfig,
-    "objective": config_steering.ObjectiveConfig,
-    "lambda": config_steering.LambdaConfig,
-    "evaluate": config_steering.EvaluateConfig,
-    "score": config_sae.ScoreConfig,
-    "stability": config_sae.StabilityConfig,
-    "pretrain": config.PretrainConfig,
-    "diagnose": config_studies.DiagnoseConfig,
-    "transfer": config_studies.TransferConfig,
-    "pareto": config_studies.ParetoConfig,
-    "circuits": config_studies.CircuitsConfig,
-    "tracker": config.TrackerConfig,
+    KEYWORDS.get(name, name): schema for name, schema in get_type_hints(Config).items() if is_dataclass(schema)
 }
+PLAIN = tuple(name for name, schema in get_type_hints(Config).items() if not is_dataclass(schema))
 GONE = {
     "contrast.held_out": "dataset.test_share",
     "sae.held_out": "dataset.test_share",
     "sae.split_seed": "dataset.split_seed",
 }
 """Settings of earlier versions, and what took their place."""
-PLAIN = ("seed", "activations", "device", "threads", "reuse", "outputs")
 
 
 def unknown_key(group: str, key: str, allowed: Iterable[str]) -> SteerError:
@@ -49,12 +34,17 @@ def unknown_key(group: str, key: str, allowed: Iterable[str]) -> SteerError:
 
 
 def register() -> None:
-    """Make every group's dataclass known to Hydra as `<group>/_schema`, so that wrong keys and types are refused."""
+    """Make every group's dataclass known to Hydra as `<group>/_schema`, so that wrong keys and types are refused.
+
+    And the studies' groups as the config `studies`, whose defaults list conf/config.yaml takes in.
+    """
     for group, schema in GROUPS.items():
         ConfigStore.instance().store(group=group, name="_schema", node=schema)
+    chosen = [{study.name: study.metadata.get("choice", "default")} for study in fields(Studies)]
+    ConfigStore.instance().store(name="studies", node={"defaults": chosen})
 
 
-def from_hydra(cfg: DictConfig) -> config.Config:
+def from_hydra(cfg: DictConfig) -> Config:
     """Convert a composed config; `lambda`, a Python keyword, becomes `lam`.
 
     Raises
@@ -73,4 +63,4 @@ def from_hydra(cfg: DictConfig) -> config.Config:
                 raise unknown_key(group, str(key), schema.__dataclass_fields__)
     parts = {group: OmegaConf.to_object(cfg[group]) for group in GROUPS}
     parts["lam"] = parts.pop("lambda")
-    return config.Config(**parts, **{name: cfg[name] for name in PLAIN})  # type: ignore[arg-type]
+    return Config(**parts, **{name: cfg[name] for name in PLAIN})  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
-"""What is seen in each figure, by the name that it is saved under: pages put it below the figure."""
+"""What is seen in each figure, by the name that it is saved under: pages put it below. A study's are in its own folder."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 CAPTIONS = {
     "headline": "Every headline score of each fit on held-out cells, with its interval. Thick grey: 95 % of its null; "
@@ -16,22 +18,6 @@ CAPTIONS = {
     "feature is turned up, below 0 down.",
     "umap": "The contrast's cells on a UMAP of the unsteered ones, and where the held-out source cells come to lie when "
     "steered.",
-    "recruitment": "What tells recruited features from chance: a) refits on fewer genes, b) activity and effect over "
-    "their noise floors, c) how many are recruited over lambda, d) the share of half-sample refits that find them "
-    "again.",
-    "lambda_path": "Features that each objective recruits as the penalty falls from left to right, counted above four "
-    "thresholds of |theta|.",
-    "widths": "The same fits on dictionaries of several widths: features recruited, how entangled their genes are, and "
-    "the held-out cells' change of distance.",
-    "pareto": "Share of the gap closed in the steered layer and in predicted expression as the mixed objective's weight "
-    "goes from one to the other. Hollow: within the null in both.",
-    "transfer": "Change of E-distance of each held-out cell type (columns) under fits to its own and to other types "
-    "(rows). Uncoloured: the null does as well.",
-    "transfer_markers": "Share of each marker's gap that is closed by the fit to the type itself and by the fit to the others.",
-    "circuit": "Features of each layer (columns) and the genes that they move, joined by what switching one off does to the "
-    "next: width is the effect's size, colour its sign. Each node's strongest edges alone; above a layer, what of the effect "
-    "goes through it.",
-    "degrees": "How many edges a source has over how often it fires: where the two go together, a degree says little.",
     "dictionaries": "Each dictionary's share of annotated features beside the share that matched random gene sets reach, "
     "how many genes a feature is spread over, and how specific its terms are.",
     "feature_graph": "Features joined where their gene sets overlap, to their three nearest ones each. The ten largest "
@@ -39,9 +25,6 @@ CAPTIONS = {
     "training_curve": "Unexplained variance, active features a token and dead features over the tokens trained on.",
     "features": "How often the features fire on held-out tokens, and how alike each one's direction is to its nearest other.",
     "baselines": "Unexplained variance and spliced-in fidelity of the dictionary on held-out cells, beside its baselines.",
-    "seed_matches": "How alike the matched features of two trainings that differ in their seed are, beside matched random "
-    "ones.",
-    "feature_stability": "How many features, and how much of the energy, are found by which share of the other seeds.",
     "frontier": "Every dictionary of the sweep: unexplained variance over active features a token, dead features over "
     "width, and fidelity over stability where both were measured.",
     "feature": "One feature's genes, cell types and terms, and the genes that move when it alone is multiplied by alpha "
@@ -49,7 +32,7 @@ CAPTIONS = {
 }
 
 
-def caption_of(name: str) -> str:
+def caption_of(name: str, captions: Mapping[str, str] = CAPTIONS) -> str:
     """Return the caption of a figure, `feature_17` being a `feature`; its name in words where there is none."""
     kind = name.rstrip("0123456789").removesuffix("_")
-    return CAPTIONS.get(name) or CAPTIONS.get(kind, name.replace("_", " ").capitalize() + ".")
+    return captions.get(name) or captions.get(kind, name.replace("_", " ").capitalize() + ".")

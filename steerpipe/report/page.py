@@ -22,7 +22,7 @@ from ..config import EMBEDDED
 from ..data.contrast import side_names
 from ..evaluate.inference import LEVEL, answer
 from ..evaluate.tables import GREY, SHOWN, cell
-from ..plot.captions import caption_of
+from ..plot.captions import CAPTIONS, caption_of
 
 FIRST = ("headline", "mirror_boxplot", "plane")
 """The figures that a page begins with."""
@@ -89,8 +89,13 @@ class Table:
         return {i for i in range(len(self.columns)) if any(isinstance(row[i][1], (int, float)) for row in self.rows)}
 
 
-def run_page(folder: Path) -> str:
-    """Return the page of one run folder: what is there is shown, whichever stage made it."""
+def run_page(folder: Path, captions: Mapping[str, str] = CAPTIONS) -> str:
+    """Return the page of one run folder: what is there is shown, whichever command made it.
+
+    Parameters
+    ----------
+    captions : figure -> what is seen in it
+    """
     manifest, metrics = _json(folder / "manifest.json"), _json(folder / "metrics.json")
     tables = []
     if (folder / "scores.csv").is_file():
@@ -128,7 +133,7 @@ def run_page(folder: Path) -> str:
     else:
         first = [(line, _nothing(line)) for line in lines[:MOST_LINES]]
         lines = lines[MOST_LINES:]
-    return _render(f"steer {stage}", [manifest], tables, _figures(folder, ""), first, lines)
+    return _render(f"steer {stage}", [manifest], tables, _figures(folder, "", captions), first, lines)
 
 
 def sweep_page(name: str, manifests: Sequence[Mapping[str, Any]], columns: list[str], rows: list[dict[str, Any]]) -> str:
@@ -137,13 +142,19 @@ def sweep_page(name: str, manifests: Sequence[Mapping[str, Any]], columns: list[
     return _render(f"sweep {name}", list(manifests), [table], [])
 
 
-def comparison_page(a: Path, b: Path, config: Mapping[str, Sequence[Any]], metrics: Mapping[str, Sequence[Any]]) -> str:
+def comparison_page(
+    a: Path,
+    b: Path,
+    config: Mapping[str, Sequence[Any]],
+    metrics: Mapping[str, Sequence[Any]],
+    captions: Mapping[str, str] = CAPTIONS,
+) -> str:
     """Return the page of two runs: settings and numbers that differ, and their figures in turn."""
     tables = []
     for title, rows in {"Settings that differ": config, "Numbers that differ": metrics}.items():
         cells = [[_cell(key), _cell(left), _cell(right), _cell(_minus(right, left))] for key, (left, right) in rows.items()]
         tables.append(Table(title, ["name", "A", "B", "B - A"], cells, "" if cells else "None."))
-    figures = [*_figures(a, "A: "), *_figures(b, "B: ")]
+    figures = [*_figures(a, "A: ", captions), *_figures(b, "B: ", captions)]
     figures.sort(key=lambda figure: figure["title"][3:])
     return _render("comparison", [_json(a / "manifest.json"), _json(b / "manifest.json")], tables, figures)
 
@@ -289,12 +300,12 @@ def _minus(right: Any, left: Any) -> Any:
     return right - left if all(numbers) else None
 
 
-def _figures(folder: Path, prefix: str) -> list[dict[str, str]]:
+def _figures(folder: Path, prefix: str, captions: Mapping[str, str]) -> list[dict[str, str]]:
     """Every figure of a run folder as inline SVG, or as a PNG where that is much smaller."""
     found = []
     files = sorted((folder / "plots").glob("*.svg"), key=lambda file: (file.stem not in FIRST, file.name))
     for number, file in enumerate(files):
-        title = prefix + caption_of(file.stem)
+        title = prefix + caption_of(file.stem, captions)
         if file.stat().st_size <= MAX_SVG:
             svg = file.read_text()
             inches = float(re.findall(r'<svg[^>]*? width="([\d.]+)pt"', svg)[0]) / POINTS

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..device import mixed_precision
 from ..models.aido_cell import AidoCell
 from ..models.preprocess import MASK, model_input
-from ..models.thinning import log_cp10k
+from ..pretraining.thinning import log_cp10k
 from ..progress import track
 from .baselines import FeatureDictionary
 

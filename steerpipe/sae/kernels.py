@@ -1,8 +1,11 @@
-"""The sparse half of a TopK step on a CPU: exact top-k, decoding, and gradients that touch active features alone.
+"""The sparse half of a TopK step on a CPU: decoding, gradients that touch active features alone, and Adam.
 
 Only k of F columns carry a gradient, so everything but the encoder's product is of order B k D, not B F D. Axis letters:
-B tokens, D width, F features, K active features a token, N active codes of a batch. Active codes are flat: token b's are
-at starts_B[b] to starts_B[b + 1] of values_N and features_N. Functions write into arrays that they are given.
+B tokens, D width, F features, N active codes of a batch. Active codes are flat: token b's are at starts_B[b] to
+starts_B[b + 1] of values_N and features_N. Functions write into arrays that they are given.
+
+Every row is summed by one thread and rows are added up in their order, so the number of threads changes no bit. Codes are
+taken four at a time, so that a sum is read and written once for four products.
 """
 
 from __future__ import annotations
@@ -12,230 +15,112 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-ROWS = 16
-"""Rows that one thread takes at a time; they share its scratch arrays."""
+CHUNK = 256
+"""Rows that are summed before the sums are added up."""
 
 
-def top_k(
-    pre_BF: np.ndarray,
-    k: int,
-    values_BK: np.ndarray,
-    indices_BK: np.ndarray,
-    scale_F: np.ndarray | None = None,
-    shift_F: np.ndarray | None = None,
-    scale_B: np.ndarray | None = None,
+def squares(x_BD: np.ndarray) -> tuple[float, float]:
+    """Return the squared norm of a batch and of the centred batch."""
+    n = (len(x_BD) + CHUNK - 1) // CHUNK
+    sums, norms = np.empty((n, x_BD.shape[1])), np.empty(n)
+    _sums(x_BD, sums, norms)
+    raw = float(norms.sum())
+    return raw, raw - float(np.square(sums.sum(0)).sum()) / len(x_BD)
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def _sums(x: Any, sums: Any, norms: Any) -> None:
+    n_rows, width = x.shape
+    for chunk in prange(len(norms)):
+        total, columns = np.float64(0), np.zeros(width, np.float32)
+        for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, n_rows)):
+            norm = np.float32(0)
+            for d in range(width):
+                columns[d] += x[b, d]
+                norm += x[b, d] * x[b, d]
+            total += norm
+        norms[chunk] = total
+        sums[chunk] = columns
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def pull(x_BD: Any, centre_D: Any, sums_CD: Any, weights_C: Any, squares_C: Any) -> None:
+    """Write, of each chunk of tokens, sum x / r, sum 1 / r and sum r^2, r the distance to a centre (at least 1e-6)."""
+    n_rows, width = x_BD.shape
+    for chunk in prange(len(weights_C)):
+        total, square, columns = np.float64(0), np.float64(0), np.zeros(width, np.float32)
+        for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, n_rows)):
+            norm = np.float32(0)
+            for d in range(width):
+                norm += (x_BD[b, d] - centre_D[d]) * (x_BD[b, d] - centre_D[d])
+            weight = np.float32(1) / max(np.sqrt(norm), np.float32(1e-6))
+            for d in range(width):
+                columns[d] += weight * x_BD[b, d]
+            total += weight
+            square += norm
+        sums_CD[chunk] = columns
+        weights_C[chunk], squares_C[chunk] = total, square
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _add_rows(out: Any, weights: Any, rows: Any, where: Any, n: int) -> None:
+    """Add sum_i weights[i] * rows[where[i]] to out, i < n."""
+    width = out.size
+    i = 0
+    while i + 4 <= n:
+        a, b, c, e = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        ra, rb, rc, re = rows[where[i]], rows[where[i + 1]], rows[where[i + 2]], rows[where[i + 3]]
+        for d in range(width):
+            out[d] += (a * ra[d] + b * rb[d]) + (c * rc[d] + e * re[d])
+        i += 4
+    while i < n:
+        a, ra = weights[i], rows[where[i]]
+        for d in range(width):
+            out[d] += a * ra[d]
+        i += 1
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def dots(x: Any, rows: Any, where: Any, n: int, out: Any) -> None:
+    """Write x . rows[where[i]], i < n."""
+    width = x.size
+    zero = np.float32(0)
+    i = 0
+    while i + 4 <= n:
+        ra, rb, rc, re = rows[where[i]], rows[where[i + 1]], rows[where[i + 2]], rows[where[i + 3]]
+        a, b, c, e = zero, zero, zero, zero
+        for d in range(width):
+            a += x[d] * ra[d]
+            b += x[d] * rb[d]
+            c += x[d] * rc[d]
+            e += x[d] * re[d]
+        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, e
+        i += 4
+    while i < n:
+        ra, a = rows[where[i]], zero
+        for d in range(width):
+            a += x[d] * ra[d]
+        out[i] = a
+        i += 1
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def decode(
+    starts_B: Any, values_N: Any, features_N: Any, W_dec_FD: Any, b_dec_D: Any, x_BD: Any, error_BD: Any, d_values_N: Any
 ) -> None:
-    """Write the k largest entries of each row and their positions, in no order; exact, ties to the first seen.
+    """Write error = x_hat - x, x_hat = sum of a token's values * W_dec[features] + b_dec, and error . W_dec[features].
 
-    The maxima of `lanes` interleaved slices of a row cost one pass of vector instructions; the k-th largest of them bounds
-    the row's k-th largest entry from below, so only slices that reach it are looked into. Integer products of rows and
-    columns that were scaled (`quantise`) are ranked as pre * scale_F + shift_F / scale_B.
+    The latter, times the loss's slope, is the gradient with respect to each active code; a token's rows are still in the
+    cache for it.
     """
-    n_features = pre_BF.shape[1]
-    _top_k(pre_BF, k, min(n_features, max(4 * k, 64)), values_BK, indices_BK, scale_F, shift_F, scale_B)
-
-
-@njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def _top_k(pre: Any, k: int, lanes: int, values: Any, indices: Any, scale: Any, shift: Any, scale_B: Any) -> None:
-    n_rows, n_features = pre.shape
-    for chunk in prange((n_rows + ROWS - 1) // ROWS):
-        best, row = np.empty(lanes, np.float32), np.empty(n_features, np.float32)
-        found, scratch = np.empty(n_features + 1, np.float32), np.empty(max(n_features, lanes), np.float32)
-        where, open_lanes = np.empty(n_features + 1, np.int32), np.empty(lanes + 1, np.int32)
-        for b in range(chunk * ROWS, min((chunk + 1) * ROWS, n_rows)):
-            if scale is None:
-                row[:] = pre[b]
-            else:
-                inverse = np.float32(1) / scale_B[b]
-                for j in range(n_features):
-                    row[j] = np.float32(pre[b, j]) * scale[j] + shift[j] * inverse
-            best[:] = row[:lanes]
-            for start in range(lanes, n_features, lanes):
-                for j in range(min(lanes, n_features - start)):
-                    best[j] = max(best[j], row[start + j])
-            bound = _at_least(best, lanes, k, scratch)
-            m = 0
-            for j in range(lanes):  # written always and kept by counting on: no branch to mispredict
-                open_lanes[m] = j
-                m += best[j] >= bound
-            n = 0
-            for i in range(m):
-                for at in range(open_lanes[i], n_features, lanes):
-                    found[n] = row[at]
-                    where[n] = at
-                    n += row[at] >= bound
-            _keep(found, where, n, k, scratch, values[b], indices[b])
-
-
-@njit(fastmath=True, cache=True, nogil=True)
-def _at_least(x: Any, n: int, k: int, scratch: Any) -> Any:
-    """Return a bound that at least k of x[:n] reach, k <= n, and not many more: by bisection, which has no branches."""
-    low, high = np.float32(np.inf), np.float32(-np.inf)
-    for j in range(n):
-        low, high = min(low, x[j]), max(high, x[j])
-    for _ in range(24):
-        middle = np.float32(0.5) * (low + high)
-        count = np.float32(0)
-        for j in range(n):
-            count += np.float32(1) if x[j] >= middle else np.float32(0)
-        if count >= k:
-            low = middle
-            if count == k:
-                break
-        else:
-            high = middle
-    return low
-
-
-@njit(fastmath=True, cache=True, nogil=True)
-def _keep(x: Any, where: Any, n: int, k: int, scratch: Any, values: Any, indices: Any) -> None:
-    """Write the k largest of x[:n], k <= n, and their places; ties at the cut to the first."""
-    cut = _at_least(x, n, k, scratch)
-    more = 0
-    for c in range(n):
-        more += x[c] >= cut
-    if more > k:  # ties, or values too near each other to bisect
-        for c in range(n):
-            scratch[c] = x[c]
-        cut = _kth_largest(scratch, n, k)
-        more = 0
-        for c in range(n):
-            more += x[c] > cut
-        ties = k - more
-    else:
-        ties = n
-    out = 0
-    for c in range(n):
-        if x[c] > cut or (x[c] == cut and ties > 0):
-            ties -= x[c] == cut
-            values[out] = x[c]
-            indices[out] = where[c]
-            out += 1
-
-
-@njit(fastmath=True, cache=True, nogil=True)
-def _kth_largest(x: Any, n: int, k: int) -> Any:
-    """Return the k-th largest of x[:n] by quickselect, reordering it."""
-    low, high = 0, n - 1
-    while low < high:
-        pivot = x[(low + high) >> 1]
-        i, j = low, high
-        while i <= j:
-            while x[i] > pivot:
-                i += 1
-            while x[j] < pivot:
-                j -= 1
-            if i <= j:
-                x[i], x[j] = x[j], x[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            high = j
-        elif k - 1 >= i:
-            low = i
-        else:
-            break
-    return x[k - 1]
-
-
-@njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def quantise(x_BD: Any, out_BD: Any, scale_B: Any) -> None:
-    """Write rows as int8, each over its own scale, so that x = scale * out to within scale / 2 = max |x| / 254."""
-    n_rows, width = x_BD.shape
+    n_rows = len(x_BD)
     for b in prange(n_rows):
-        largest = np.float32(1e-30)
-        for d in range(width):
-            largest = max(largest, abs(x_BD[b, d]))
-        scale = largest / np.float32(127)
-        scale_B[b] = scale
-        inverse = np.float32(1) / scale
-        for d in range(width):
-            out_BD[b, d] = np.int8(np.rint(x_BD[b, d] * inverse))
-
-
-@njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def refine(x_BD: Any, W_enc_FD: Any, b_enc_F: Any, candidates_BC: Any, values_BK: Any, indices_BK: Any) -> None:
-    """Write the k largest exact pre-activations among some candidates of each token, and their positions, in no order."""
-    n_rows, width = x_BD.shape
-    n, k = candidates_BC.shape[1], values_BK.shape[1]
-    for b in prange(n_rows):
-        exact, scratch = np.empty(n, np.float32), np.empty(n, np.float32)
-        for c in range(n):
-            f = candidates_BC[b, c]
-            total = np.float32(0)
-            for d in range(width):
-                total += x_BD[b, d] * W_enc_FD[f, d]
-            exact[c] = total + b_enc_F[f]
-        _keep(exact, candidates_BC[b], n, k, scratch, values_BK[b], indices_BK[b])
-
-
-def above(pre_BF: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (counts_B, values_N, features_N) of the entries that reach a bound, token by token."""
-    counts = np.empty(len(pre_BF), np.int64)
-    _count(pre_BF, np.float32(bound), counts)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    values, features = np.empty(starts[-1], np.float32), np.empty(starts[-1], np.int64)
-    _gather(pre_BF, np.float32(bound), starts, values, features)
-    return counts, values, features
-
-
-def keep_largest(
-    n: int, counts_B: np.ndarray, values_N: np.ndarray, features_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return (starts_B, values_N, features_N, cut) of the n largest of some codes; ties at the cut go to the first."""
-    cut = float(np.partition(values_N, len(values_N) - n)[len(values_N) - n])
-    keep = values_N > cut
-    keep[np.flatnonzero(values_N == cut)[: n - int(keep.sum())]] = True
-    kept = np.concatenate([[0], np.cumsum(keep)])
-    starts = np.concatenate([[0], np.cumsum(counts_B)])
-    return kept[starts], values_N[keep], features_N[keep], cut
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _count(pre: Any, bound: Any, counts: Any) -> None:
-    for b in prange(len(pre)):
-        n = 0
-        for f in range(pre.shape[1]):
-            n += pre[b, f] >= bound
-        counts[b] = n
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _gather(pre: Any, bound: Any, starts: Any, values: Any, features: Any) -> None:
-    for b in prange(len(pre)):
-        at = starts[b]
-        for f in range(pre.shape[1]):
-            if pre[b, f] >= bound:
-                values[at] = pre[b, f]
-                features[at] = f
-                at += 1
-
-
-@njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def decode_error(starts_B: Any, values_N: Any, features_N: Any, W_dec_FD: Any, b_dec_D: Any, x_BD: Any, error_BD: Any) -> None:
-    """Write x_hat - x, x_hat = sum of a token's values * W_dec[features] + b_dec."""
-    n_rows, width = x_BD.shape
-    for b in prange(n_rows):
-        for d in range(width):
-            error_BD[b, d] = b_dec_D[d] - x_BD[b, d]
-        for at in range(starts_B[b], starts_B[b + 1]):
-            value = values_N[at]
-            f = features_N[at]
-            for d in range(width):
-                error_BD[b, d] += value * W_dec_FD[f, d]
-
-
-@njit(parallel=True, fastmath=True, cache=True, nogil=True)
-def code_gradients(starts_B: Any, features_N: Any, slope_BD: Any, W_dec_FD: Any, out_N: Any) -> None:
-    """Write slope . W_dec[features]: the loss's gradient with respect to each active code."""
-    n_rows, width = slope_BD.shape
-    for b in prange(n_rows):
-        for at in range(starts_B[b], starts_B[b + 1]):
-            f = features_N[at]
-            total = np.float32(0)
-            for d in range(width):
-                total += slope_BD[b, d] * W_dec_FD[f, d]
-            out_N[at] = total
+        error = error_BD[b]
+        for d in range(error.size):
+            error[d] = b_dec_D[d] - x_BD[b, d]
+        start, end = starts_B[b], starts_B[b + 1]
+        _add_rows(error, values_N[start:end], W_dec_FD, features_N[start:end], end - start)
+        dots(error, W_dec_FD, features_N[start:end], end - start, d_values_N[start:end])
 
 
 @njit(cache=True, nogil=True)
@@ -247,7 +132,7 @@ def by_feature(starts_B: Any, features_N: Any, n_features: int) -> Any:
     for f in range(n_features):
         starts[f + 1] += starts[f]
     filled = starts[:-1].copy()
-    order, tokens = np.empty(features_N.size, np.int64), np.empty(features_N.size, np.int32)
+    order, tokens = np.empty(features_N.size, np.int32), np.empty(features_N.size, np.int32)
     for b in range(starts_B.size - 1):
         for at in range(starts_B[b], starts_B[b + 1]):
             f = features_N[at]
@@ -264,24 +149,73 @@ def weight_gradients(
     tokens_N: Any,
     values_N: Any,
     d_values_N: Any,
-    slope_BD: Any,
+    error_BD: Any,
     x_BD: Any,
+    slope: Any,
     dW_enc_FD: Any,
     db_enc_F: Any,
     dW_dec_FD: Any,
 ) -> None:
-    """Write dW_enc = sum d_value x, db_enc = sum d_value and dW_dec = sum value slope, over each feature's codes."""
+    """Write dW_enc = sum d_value x, db_enc = sum d_value and dW_dec = sum value error, times the slope, over its codes."""
     n_features, width = dW_dec_FD.shape
     for f in prange(n_features):
+        start, n = starts_F[f], starts_F[f + 1] - starts_F[f]
+        tokens, ours = tokens_N[start : start + n], order_N[start : start + n]
+        values, d_values = np.empty(n, np.float32), np.empty(n, np.float32)
+        bias = np.float32(0)
+        for i in range(n):
+            values[i] = slope * values_N[ours[i]]
+            d_values[i] = slope * d_values_N[ours[i]]
+            bias += d_values[i]
+        db_enc_F[f] = bias
         for d in range(width):
             dW_enc_FD[f, d] = 0
             dW_dec_FD[f, d] = 0
-        bias = np.float32(0)
-        for i in range(starts_F[f], starts_F[f + 1]):
-            b = tokens_N[i]
-            value, d_value = values_N[order_N[i]], d_values_N[order_N[i]]
-            bias += d_value
+        _add_rows(dW_enc_FD[f], d_values, x_BD, tokens, n)
+        _add_rows(dW_dec_FD[f], values, error_BD, tokens, n)
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def finish_gradients(dW_enc_FD: Any, db_enc_F: Any, dW_dec_FD: Any, W_dec_FD: Any, unit_norm: bool, norms_F: Any) -> None:
+    """Write each feature's squared norm of its gradients, with unit_norm without what changes W_dec's length alone."""
+    n_features, width = W_dec_FD.shape
+    for f in prange(n_features):
+        if unit_norm:
+            along = np.float32(0)
             for d in range(width):
-                dW_enc_FD[f, d] += d_value * x_BD[b, d]
-                dW_dec_FD[f, d] += value * slope_BD[b, d]
-        db_enc_F[f] = bias
+                along += dW_dec_FD[f, d] * W_dec_FD[f, d]
+            for d in range(width):
+                dW_dec_FD[f, d] -= along * W_dec_FD[f, d]
+        total = db_enc_F[f] * db_enc_F[f]
+        for d in range(width):
+            total += dW_enc_FD[f, d] * dW_enc_FD[f, d] + dW_dec_FD[f, d] * dW_dec_FD[f, d]
+        norms_F[f] = total
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def adam(
+    W_FD: Any, grad_FD: Any, mean_FD: Any, square_FD: Any, factor: Any, beta1: Any, beta2: Any, rate: Any, root: Any, eps: Any,
+    unit_norm: bool,
+) -> None:  # fmt: skip
+    """Step rows by Adam (Kingma and Ba 2015), with unit_norm back to length 1; in place.
+
+    Parameters
+    ----------
+    factor : of the gradient; rate : learning rate / (1 - beta1^t); root : sqrt(1 - beta2^t); float32 scalars all
+    """
+    n_rows, width = W_FD.shape
+    one = np.float32(1)
+    for f in prange(n_rows):
+        norm = np.float32(0)
+        for d in range(width):
+            grad = factor * grad_FD[f, d]
+            mean = beta1 * mean_FD[f, d] + (one - beta1) * grad
+            square = beta2 * square_FD[f, d] + (one - beta2) * grad * grad
+            mean_FD[f, d], square_FD[f, d] = mean, square
+            new = W_FD[f, d] - rate * mean / (np.sqrt(square) / root + eps)
+            W_FD[f, d] = new
+            norm += new * new
+        if unit_norm:
+            inverse = one / max(np.sqrt(norm), np.float32(1e-12))
+            for d in range(width):
+                W_FD[f, d] *= inverse

@@ -15,21 +15,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations.tokens import TokenSource
 from ..config import SaeConfig
 from ..errors import SteerError
 from ..progress import add_task, progress
+from . import kernels
 from .model import ThresholdSAE, TopKSAE, fold_scale
 from .step import add_auxk_gradients, by_rows, set_gradients
+from .update import update
 
 CHECKPOINT_STEPS = 200
 CURVE_STEPS = 20
 """A divisor of CHECKPOINT_STEPS: a resumed curve is the same."""
 CALIBRATION_BATCHES = 16
 SAMPLE_TOKENS = 65_536
+SAMPLE_BYTES = 2**25
+"""Of the tokens that the normalisation is fitted to, every so-manieth is kept, to be no more than this."""
 
 
 class Scale(NamedTuple):
@@ -60,6 +63,11 @@ def train_sae(
     -------
     TopKSAE
         of raw (not normalised) activations, on the CPU; with batch selection a ThresholdSAE
+
+    Raises
+    ------
+    SteerError
+        where the loss is no longer finite
     """
     centre, scale = normalisation(source, cells, config)
     n_features = config.expansion * source.width if start is None else start.n_features
@@ -88,7 +96,9 @@ def train_sae(
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(step, n_steps, config.decay)
             fvu, l0, n_dead, cut = _step(sae, optimiser, x, idle, config, cut)
-            recent.append((float(fvu), l0))
+            if not math.isfinite(fvu):
+                raise _stopped(step, bool(tokens.isnan().any() or centre.isnan().any()), config)
+            recent.append((fvu, l0))
             last = step + 1 == n_steps
             if (step + 1) % CURVE_STEPS == 0 or last:
                 mean = dict(zip(("fvu", "l0"), np.mean(recent, axis=0).tolist(), strict=True))
@@ -116,6 +126,16 @@ def train_sae(
     return sae.cpu().eval().requires_grad_(False)
 
 
+def _stopped(step: int, broken: bool, config: SaeConfig) -> SteerError:
+    if broken:
+        return SteerError(
+            f"SAE training stopped at step {step + 1}: the activations are not finite; extract anew with reuse=never."
+        )
+    return SteerError(
+        f"SAE training stopped at step {step + 1}: it diverged; lower sae.lr={config.lr:g} or sae.clip={config.clip:g}."
+    )
+
+
 def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
     """Copy an SAE's weights, as they are on normalised tokens, into an SAE that is to be trained."""
     with torch.no_grad():
@@ -127,20 +147,32 @@ def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
 
 def normalisation(source: TokenSource, cells: np.ndarray, config: SaeConfig) -> Scale:
     """Return the geometric median (Weiszfeld) of a sample of training tokens, and the scale to mean squared norm D."""
-    sample: list[Tensor] = []
-    for batch in source.batches(cells, config.batch_size, seed=config.seed):
-        sample.append(batch)
-        if sum(map(len, sample)) >= SAMPLE_TOKENS:
+    every = math.ceil(4 * SAMPLE_TOKENS * source.width / SAMPLE_BYTES)
+    sample: list[np.ndarray] = []
+    for number, batch in enumerate(source.batches(cells, config.batch_size, seed=config.seed), 1):
+        # a copy: what it is a part of can go
+        sample.append(batch[::every].numpy().copy() if every > 1 else batch.numpy())
+        if number * config.batch_size >= SAMPLE_TOKENS:
             break
     if not sample:
-        sample = list(source.batches(cells, config.batch_size))
-    x = torch.cat(sample)
-    centre = x.mean(0)
+        sample = [batch.numpy() for batch in source.batches(cells, config.batch_size)]
+    centre = np.sum([batch.sum(0, dtype=np.float64) for batch in sample], axis=0) / sum(map(len, sample))
     for _ in range(20):
-        weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
-        centre = (weight[:, None] * x).sum(0) / weight.sum()
-    scale = math.sqrt(source.width) / float((x - centre).square().sum(1).mean().sqrt().clamp_min(1e-12))
-    return Scale(centre, scale)
+        sums, weights, _ = _pulls(sample, centre)
+        centre = sums / weights
+    mean_square = _pulls(sample, centre)[2] / sum(map(len, sample))
+    return Scale(torch.from_numpy(centre.astype(np.float32)), math.sqrt(source.width / max(mean_square, 1e-24)))
+
+
+def _pulls(sample: list[np.ndarray], centre: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return kernels.pull's sums over all tokens, float64; added in one order, whatever the number of threads."""
+    total: tuple[np.ndarray, float, float] = np.zeros(len(centre)), 0.0, 0.0
+    for x in sample:
+        n = math.ceil(len(x) / kernels.CHUNK)
+        sums, weights, squares = np.empty((n, len(centre)), np.float32), np.empty(n), np.empty(n)
+        kernels.pull(x, centre.astype(np.float32), sums, weights, squares)
+        total = total[0] + sums.sum(0, dtype=np.float64), total[1] + float(weights.sum()), total[2] + float(squares.sum())
+    return total
 
 
 def learning_rate(step: int, steps: int, decay: str) -> float:
@@ -170,23 +202,19 @@ def _steps(source: TokenSource, cells: np.ndarray, config: SaeConfig, first: int
 
 
 def _step(
-    sae: TopKSAE, optimiser: torch.optim.Optimizer, x: Tensor, idle: Tensor, config: SaeConfig, last_cut: float = -math.inf
-) -> tuple[Tensor, float, Tensor, float]:
+    sae: TopKSAE, optimiser: torch.optim.Adam, x: Tensor, idle: Tensor, config: SaeConfig, last_cut: float = -math.inf
+) -> tuple[float, float, Tensor, float]:
     """One optimiser step on normalised tokens (B, D); returns the batch's FVU, L0, number of dead features and cut."""
     step = set_gradients(sae, x, selection=config.selection, last_cut=last_cut)
+    if not math.isfinite(step.loss):
+        return math.nan, math.nan, idle.sum(), step.cut
     active = step.features if sae.activation == "identity" else step.features[step.values != 0]
     idle.add_(len(x))[active] = 0
     dead = idle > config.dead_after
     if config.auxk_weight > 0 and bool(dead.any()):
         add_auxk_gradients(sae, x, step.error, dead, config.auxk_weight)
-    if sae.unit_norm:
-        _remove_parallel(sae)
-    torch.nn.utils.clip_grad_norm_([p for p in sae.parameters() if p.requires_grad], config.clip)
-    optimiser.step()
-    if sae.unit_norm:
-        with torch.no_grad():
-            sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
-    return step.error.square().sum() / step.total, len(active) / len(x), dead.sum(), step.cut
+    finite = update(sae, optimiser, config.clip)
+    return step.loss if finite else math.nan, len(active) / len(x), dead.sum(), step.cut
 
 
 def _threshold(sae: TopKSAE, source: TokenSource, cells: np.ndarray, config: SaeConfig, scaled: Scale) -> float:
@@ -201,11 +229,3 @@ def _threshold(sae: TopKSAE, source: TokenSource, cells: np.ndarray, config: Sae
         if len(cuts) == CALIBRATION_BATCHES:
             break
     return float(np.mean(cuts))
-
-
-def _remove_parallel(sae: TopKSAE) -> None:
-    """Take out of the decoder's gradient what only changes the rows' length."""
-    grad = sae.W_dec.grad
-    assert grad is not None
-    with torch.no_grad():
-        grad -= (grad * sae.W_dec).sum(1, keepdim=True) * sae.W_dec

@@ -6,6 +6,7 @@ The first rung is lambda_max, where theta = 0 is optimal; the others lie a facto
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,22 +65,81 @@ def rung(
     )
 
 
-def descend(
-    objective: Objective, weight: Callable[[float], float], learnable: np.ndarray, *, direct: bool = False, **options: Any
-) -> list[ProximalFit]:
-    """Go down the ladder from theta = 0 to one weight; its last rung is the solution there.
+class Ladder:
+    """Solutions of one objective at decreasing lambda: a node depends on the one above it alone.
 
     Parameters
     ----------
-    weight : lambda_max -> the weight to end at
-    direct : leave the rungs between out: half of the gradients, an end that is hardly worse
-    options : tolerance, max_steps and bounds, see `rung`
+    pose : makes the objective, when it is first needed
+    learnable : bool (F,), features that may move
+    tolerance, max_steps, bounds : see `rung`
     """
-    value, gradient = objective.value_and_gradient(np.zeros(len(learnable)))
-    gradient = np.where(learnable, gradient, 0.0)
-    rungs = [top(value, gradient, options.get("bounds", (None, None)))]
-    goal = weight(rungs[0].lam)
-    while rungs[-1].lam > goal:
-        lam = goal if direct else max(goal, rungs[-1].lam / NODE_RATIO)
-        rungs.append(rung(objective, lam, rungs[-1], slope=gradient, learnable=learnable, **options))
-    return rungs
+
+    def __init__(
+        self,
+        pose: Callable[[], Objective],
+        learnable: np.ndarray,
+        *,
+        tolerance: float,
+        max_steps: int,
+        bounds: Bounds = (None, None),
+    ) -> None:
+        self._pose, self.learnable, self.bounds = pose, learnable, bounds
+        self._options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max_steps, "bounds": bounds}
+        self._nodes: dict[int, ProximalFit] = {}
+
+    @cached_property
+    def problem(self) -> Objective:
+        """The objective."""
+        return self._pose()
+
+    @cached_property
+    def zero(self) -> tuple[float, np.ndarray]:
+        """Loss and gradient (F,) at theta = 0, on the learnable features."""
+        return self.keep_zero(self._zero)
+
+    @property
+    def lam_max(self) -> float:
+        """The smallest weight at which theta = 0 is optimal (to first order)."""
+        return self.node(0).lam
+
+    def node(self, number: int) -> ProximalFit:
+        """Return the solution at lam_max / NODE_RATIO^number, solving it and those above it when they are missing."""
+        if number == 0:
+            return top(*self.zero, self.bounds)
+        if number not in self._nodes:
+            lam = self.lam_max * NODE_RATIO**-number
+            self._nodes[number] = self.keep(number, lambda: self._rung(lam, self.node(number - 1)))
+        return self._nodes[number]
+
+    def solve(self, lam: float, *, direct: bool = False) -> list[ProximalFit]:
+        """Return the nodes above `lam` and, last, the solution at `lam` itself.
+
+        Parameters
+        ----------
+        direct : leave the nodes between out: half of the gradients, an end that is hardly worse
+        """
+        nodes = [self.node(0)]
+        while not direct and self.lam_max * NODE_RATIO ** -len(nodes) > lam:
+            nodes.append(self.node(len(nodes)))
+        return [*nodes, self._rung(lam, nodes[-1])]
+
+    def refit(self, fit: ProximalFit) -> ProximalFit:
+        """Return the fit without penalty on the support of another."""
+        return self._rung(0.0, fit, fit.theta != 0)
+
+    def keep_zero(self, compute: Callable[[], tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+        """Return what `zero` is; a ladder that is stored looks there first."""
+        return compute()
+
+    def keep(self, number: int, compute: Callable[[], ProximalFit]) -> ProximalFit:
+        """Return a node; a ladder that is stored looks there first."""
+        return compute()
+
+    def _zero(self) -> tuple[float, np.ndarray]:
+        loss, gradient = self.problem.value_and_gradient(np.zeros(len(self.learnable)))
+        return loss, np.where(self.learnable, gradient, 0.0)
+
+    def _rung(self, lam: float, above: ProximalFit, learnable: np.ndarray | None = None) -> ProximalFit:
+        free = self.learnable if learnable is None else learnable
+        return rung(self.problem, lam, above, slope=self.zero[1], learnable=free, **self._options)

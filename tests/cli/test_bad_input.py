@@ -269,9 +269,9 @@ def test_a_damaged_artefact(tmp_path):
 
 
 def test_ctrl_c_says_how_to_resume_and_ends_a_sweep(said, monkeypatch, tmp_path):
-    from steerpipe.stages import extract
+    from steerpipe.commands import extract
 
-    def stop(context):
+    def stop(pipeline, run):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(extract, "main", stop)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from .conftest import small
 
@@ -104,6 +105,8 @@ def test_a_whole_run_and_its_folder(whole_run):
     folder = whole_run
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "done"
+    assert manifest["cpu"] == torch.backends.cpu.get_cpu_capability()
+    assert manifest["threads"] >= 1
     stages = [a["stage"] for a in manifest["artefacts"]]
     for stage in ("extract", "streams", "train-sae", "fit", "expression-path", "evaluate"):
         assert stage in stages

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerpipe.stages.sae_sweep import SCORES, on_front, write_sweep
+from steerpipe.commands.sae_sweep import SCORES, on_front, write_sweep
 
 from .conftest import small
 

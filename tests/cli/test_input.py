@@ -330,12 +330,13 @@ def test_names_that_repeat_are_said_in_a_line_of_ours(plain, genes, tmp_path, ca
 
 
 def test_a_failed_job_of_a_sweep_leaves_its_reason_and_the_others_run_on(tmp_path, monkeypatch, capfd):
-    from steerpipe.stages import fit
+    from steerpipe.commands import fit
 
-    def stage(context):
-        if context.config.seed == 1 and context.config.lam.value == 0.2:
+    def stage(pipeline, run):
+        config = pipeline.config
+        if config.seed == 1 and config.lam.value == 0.2:
             raise SteerError("no such thing.")
-        if context.config.seed == 1 and context.config.lam.value == 0.3:
+        if config.seed == 1 and config.lam.value == 0.3:
             raise ZeroDivisionError("a defect")
 
     monkeypatch.chdir(tmp_path)

@@ -10,11 +10,11 @@ from steerpipe.cli.hydra import compose
 from steerpipe.config import EMBEDDED
 from steerpipe.data.datasets import pbmc68k_reduced
 from steerpipe.data.genes import gene_list
-from steerpipe.evaluate.pretrained import Profiles, identity_table
 from steerpipe.models.checkpoints import PACKAGED, load_model
 from steerpipe.models.preprocess import model_input
-from steerpipe.stages.extract import load_cells
-from steerpipe.stages.pretrain import score_model, training_counts
+from steerpipe.pipeline.activations import load_cells
+from steerpipe.pipeline.pretrained import score_model, training_counts
+from steerpipe.pretraining.score import Profiles, identity_table
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import steerpipe
+from steerpipe.cli.report import captions
 from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
 from steerpipe.plot.captions import CAPTIONS, caption_of
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
@@ -234,9 +235,13 @@ def test_it_prints_everything(opened, tmp_path):
 
 
 def test_every_figure_that_is_saved_has_a_caption():
-    source = "".join(path.read_text() for path in (Path(steerpipe.__file__).parent / "stages").glob("*.py"))
-    names = set(re.findall(r'run\.figure\("(\w+)"', source)) | set(re.findall(r'save_figure\(folder, "(\w+)"', source))
+    package = Path(steerpipe.__file__).parent
+    files = [*(package / "commands").glob("*.py"), *(package / "studies").rglob("*.py")]
+    source = "".join(path.read_text() for path in files)
+    names = set(re.findall(r'(?:run|found)\.figure\("(\w+)"', source)) | set(
+        re.findall(r'save_figure\(folder, "(\w+)"', source)
+    )
     assert len(names) > 10
-    assert names | {"feature"} == set(CAPTIONS)
+    assert names | {"feature"} == set(captions())
     assert caption_of("feature_17") == CAPTIONS["feature"]
     assert caption_of("my_own") == "My own."

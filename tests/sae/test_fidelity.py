@@ -9,7 +9,7 @@ import torch
 from steerpipe.config import DatasetConfig
 from steerpipe.data.cells import CellSource
 from steerpipe.models.preprocess import MASK, model_input
-from steerpipe.models.thinning import log_cp10k
+from steerpipe.pretraining.thinning import log_cp10k
 from steerpipe.sae.baselines import LinearDictionary
 from steerpipe.sae.fidelity import fidelity, splice_losses
 from steerpipe.sae.metrics import nearest_cosine

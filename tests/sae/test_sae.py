@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numba import config as numba_config
+from numba import get_num_threads, set_num_threads
 
 from steerpipe.activations.shards import Shards, layer_folder, write_index, write_shard
 from steerpipe.activations.tokens import TokenPolicy
@@ -15,8 +17,9 @@ from steerpipe.sae import train as module
 from steerpipe.sae.io import load_sae, save_sae
 from steerpipe.sae.metrics import score_sae
 from steerpipe.sae.model import Codes, ThresholdSAE, TopKSAE, fold_scale, weighted_rows
-from steerpipe.sae.step import auxk_loss
+from steerpipe.sae.step import auxk_loss, by_rows
 from steerpipe.sae.train import train_sae
+from steerpipe.sae.update import clip_factor, update
 
 CPU = torch.device("cpu")
 
@@ -269,17 +272,79 @@ def test_learning_rates_are_those_of_torch(decay, middle):
     assert ours[105] == pytest.approx(middle)
 
 
-def test_a_clipped_step_is_no_longer_than_asked(tmp_path, monkeypatch):
-    config = SaeConfig(expansion=2, k=3, tokens=5_000, batch_size=250, clip=1e-3)
+def test_a_clipped_step_is_that_of_torch():
+    """Against torch's Adam and clipping on the gradients less their part along the decoder rows, then rows of length 1."""
+    sae = by_rows(TopKSAE(6, 18, 3).initialise(0))
+    theirs = by_rows(TopKSAE(6, 18, 3).initialise(0))
+    ours = torch.optim.Adam([p for p in sae.parameters() if p.requires_grad], lr=0.01)
+    adam = torch.optim.Adam([p for p in theirs.parameters() if p.requires_grad], lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    for clip in (1e9, 0.1, 0.02):
+        for (name, p), q in zip(sae.named_parameters(), theirs.parameters(), strict=True):
+            if p.requires_grad:
+                grad = torch.randn(p.shape, generator=generator)
+                p.grad = grad.T.contiguous().T if name == "W_enc" else grad.clone()
+                q.grad = grad.clone()
+        along = (theirs.W_dec.grad * theirs.W_dec.detach()).sum(1, keepdim=True)
+        theirs.W_dec.grad -= along * theirs.W_dec.detach()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        assert clip_factor(sae, clip) == pytest.approx(min(1.0, clip / float(norm)), rel=1e-4)
+        adam.step()
+        theirs.W_dec.data = F.normalize(theirs.W_dec.data, dim=1)
+        update(sae, ours, clip)
+        for p, q in zip(sae.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"selection": "batchtopk", "b_pre": False},
+        {"activation": "relu"},
+        {"auxk_weight": 1.0, "dead_after": 500, "clip": 0.01, "unit_norm": False},
+    ],
+    ids=str,
+)
+def test_the_same_bytes_whatever_the_number_of_threads(tmp_path, settings, int8, monkeypatch):
+    """Odd sizes: with these a product that is cut up by threads differs between one and two."""
+    monkeypatch.setattr("steerpipe.sae.step.fast_int8", lambda: int8)
+    _, shards = planted(tmp_path, d=21)
+    config = SaeConfig(**{"expansion": 11, "k": 3, "tokens": 8_000, "batch_size": 407, "lr": 1e-2} | settings)
+    before, trained = (torch.get_num_threads(), get_num_threads()), []
+    for n in (1, 2):
+        torch.set_num_threads(n)
+        set_num_threads(min(n, numba_config.NUMBA_NUM_THREADS))
+        try:
+            trained.append(train_sae(shards, np.arange(36), config, tmp_path, device=CPU).state_dict())
+        finally:
+            torch.set_num_threads(before[0])
+            set_num_threads(before[1])
+    for name, tensor in trained[0].items():
+        assert torch.equal(tensor, trained[1][name]), name
+
+
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize(("lr", "broken", "said"), [(1e30, False, "it diverged"), (1e-3, True, "not finite")])
+def test_a_training_that_leaves_the_numbers_is_refused(tmp_path, monkeypatch, lr, broken, said, int8):
+    monkeypatch.setattr("steerpipe.sae.step.fast_int8", lambda: int8)
     _, shards = planted(tmp_path)
-    norms = []
+    if broken:
+        write_shard(layer_folder(tmp_path, 0), 0, np.full((2000, 16), np.nan, np.float32), "float32")
+        shards = Shards(tmp_path, 0)
+    config = SaeConfig(expansion=4, k=3, tokens=20_000, batch_size=500, lr=lr, clip=1e30)
+    with pytest.raises(SteerError, match=said):
+        train_sae(shards, np.arange(36), config, tmp_path, device=CPU)
 
-    class Watched(torch.optim.Adam):
-        def step(self, closure=None):
-            grads = [p.grad for group in self.param_groups for p in group["params"]]
-            norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
-            return super().step(closure)
 
-    monkeypatch.setattr(torch.optim, "Adam", Watched)
-    train_sae(shards, np.arange(36), config, tmp_path, device=CPU)
-    assert norms == pytest.approx([1e-3] * 20, rel=1e-3)
+def test_the_normalisation_is_the_geometric_median(tmp_path, monkeypatch):
+    _, shards = planted(tmp_path)
+    cells, config = np.arange(40), SaeConfig(batch_size=300)
+    x = torch.cat(list(shards.batches(cells, 300, seed=0))).double()
+    found = module.normalisation(shards, cells, config)
+    away = x - found.centre.double()
+    assert (away / away.norm(dim=1, keepdim=True)).mean(0).norm() < 1e-3  # no pull is left
+    assert float((away * found.scale).square().sum(1).mean()) == pytest.approx(16, rel=1e-4)
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 4 * module.SAMPLE_TOKENS * 16 // 2)  # of every second token
+    torch.testing.assert_close(module.normalisation(shards, cells, config).centre, found.centre, atol=0.2, rtol=0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from steerpipe.sae import kernels
+from steerpipe.sae import select
 from steerpipe.sae import step as module
 from steerpipe.sae.model import TopKSAE
 from steerpipe.sae.step import by_rows, set_gradients
@@ -20,8 +21,8 @@ def test_top_k_is_exact(n_features, k, ties):
     pre = torch.randn(37, n_features, generator=torch.Generator().manual_seed(n_features)).numpy()
     if ties:
         pre = np.maximum(np.round(pre), 0).astype(np.float32)
-    values, indices = np.empty((37, k), np.float32), np.empty((37, k), np.int64)
-    kernels.top_k(pre, k, values, indices)
+    values, indices = np.empty((37, k), np.float32), np.empty((37, k), np.int32)
+    select.top_k(pre, k, values, indices)
     wanted = torch.from_numpy(pre).topk(k).values.numpy()
     np.testing.assert_array_equal(np.sort(values, axis=1)[:, ::-1], wanted)
     np.testing.assert_array_equal(np.take_along_axis(pre, indices, axis=1), values)
@@ -64,7 +65,7 @@ def test_screening_in_int8_misses_next_to_nothing_and_returns_exact_codes(activa
     np.testing.assert_allclose(np.take_along_axis(pre, there, axis=1), screened, atol=1e-4)
 
 
-@pytest.mark.parametrize("path", ["cpu", "screened", "autograd"])
+@pytest.mark.parametrize("path", ["cpu", "screened", "gathered"])
 @pytest.mark.parametrize("selection", ["topk", "batchtopk"])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
 @pytest.mark.parametrize(("d", "f", "k", "n"), [(12, 40, 5, 33), (128, 1024, 32, 200)])
@@ -86,20 +87,32 @@ def test_gradients_equal_autograd_through_dense_codes(activation, d, f, k, n, se
     loss = error.square().sum() / (x - x.mean(0)).square().sum()
     wanted = torch.autograd.grad(loss, [sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec])
     monkeypatch.setattr(module, "fast_int8", lambda: path == "screened")
-    monkeypatch.setattr(module, "SCREENED_WIDTH", 1)
-    if path == "autograd":  # what a GPU runs
-        monkeypatch.setattr(module, "_sparse", module._autograd)
+    if path == "gathered":  # what a GPU runs
+        monkeypatch.setattr(module, "_sparse", module._gathered)
+        monkeypatch.setattr(module, "GATHERED", 1000)
     step = set_gradients(sae, x, selection=selection)
     assert len(step.features) == len(step.values) == n * k
-    assert float(step.error.square().sum() / step.total) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert step.loss == pytest.approx(float(loss.detach()), rel=1e-5)
     for name, gradient in zip(("W_enc", "b_enc", "W_dec", "b_dec"), wanted, strict=True):
         scale = float(gradient.abs().max())
         assert float((getattr(sae, name).grad - gradient).abs().max()) <= 1e-5 * scale, name
 
 
+@pytest.mark.parametrize("selection", ["topk", "batchtopk"])
+def test_a_gpu_makes_no_dense_product_but_the_encoders(selection):
+    d, f, n = 24, 512, 300
+    sae, x = by_rows(TopKSAE(d, f, 8).initialise(0)), torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        module._gathered(sae, x, selection, -np.inf)
+    print(f"FLOP of a step: {counter.get_total_flops():,}; of the encoder: {2 * n * d * f:,}")
+    assert counter.get_total_flops() == 2 * n * d * f
+
+
+@pytest.mark.parametrize("dense", [0, 10])
 @pytest.mark.parametrize("stride", [1, 3])
-def test_auxk_gradients_equal_autograd_on_the_tokens_it_looks_at(stride, monkeypatch):
+def test_auxk_gradients_equal_autograd_on_the_tokens_it_looks_at(stride, dense, monkeypatch):
     monkeypatch.setattr(module, "AUXK_STRIDE", stride)
+    monkeypatch.setattr(module, "AUXK_DENSE", dense)
     sae = by_rows(TopKSAE(24, 96, 5).initialise(0))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(50, 24, generator=generator)

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from steerpipe.cli.hydra import compose
-from steerpipe.commands import circuits
+from steerpipe.commands import study
 from steerpipe.errors import SteerError
-from steerpipe.run import Run
-from steerpipe.stages.common import Context
 from steerpipe.store import Store
 from steerpipe.studies.circuits import ablation, compute
 from steerpipe.studies.circuits.network import HEAD, LayerCodes
+
+from ..made import Made, a_run
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,7 @@ def context(tiny_folder, tmp_path_factory):
 
     def make(*overrides, name="run"):
         words = ["debug=small", "model=local", f"model.path={tiny_folder}", "dataset.max_cells=200"]
-        run = Run(outputs / name, "test", {})
-        run.path.mkdir(parents=True, exist_ok=True)
-        return Context(compose(*words, *overrides), Store(outputs / "store"), run)
+        return Made(compose(*words, *overrides), Store(outputs / "store"), run=a_run(outputs / name))
 
     return make
 
@@ -33,7 +31,7 @@ def context(tiny_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(context):
     made = context("circuits.dose=true", name="plain")
-    circuits.main(made)
+    study.main("circuits", made, made.run)
     return made
 
 
@@ -63,7 +61,7 @@ def test_responses_are_those_of_the_whole_model(plain):
     import torch
 
     from steerpipe.models.preprocess import model_input
-    from steerpipe.stages.extract import load_cells
+    from steerpipe.pipeline.activations import load_cells
 
     circuit = compute.prepared(plain)
     network, model = circuit.network, circuit.network.model
@@ -124,20 +122,20 @@ def test_parts_join(context):
     words = ["circuits.seed=5", "circuits.n_random=0", "circuits.layers=[1]", "circuits.parts=2"]
     for part in (0, 1):
         made = context(*words, f"circuits.part={part}", name=f"part{part}")
-        circuits.main(made)
+        study.main("circuits", made, made.run)
         assert not (made.run.path / "pairs.csv").is_file()
     joined, alone = context(*words, name="joined"), context(*words[:-1], "reuse=never", name="alone")
-    circuits.main(joined)
+    study.main("circuits", joined, joined.run)
     built = [a for a in joined.store.used if a.stage == "circuit"]
     assert built[0].seconds < 5
     assert (joined.run.path / "pairs.csv").read_text()
-    circuits.main(alone)
+    study.main("circuits", alone, alone.run)
     assert (joined.run.path / "pairs.csv").read_text() == (alone.run.path / "pairs.csv").read_text()
 
 
 def test_a_recipe(context):
     made = context("circuits.recipe=latent", "lambda.value=0.3", "circuits.fdr=0.9", name="recipe")
-    circuits.main(made)
+    study.main("circuits", made, made.run)
     circuit = compute.prepared(made)
     on = np.flatnonzero(circuit.recipe.theta)
     degree = pd.read_csv(made.run.path / "degrees.csv")
@@ -170,6 +168,10 @@ def test_a_recipe(context):
     ],
 )
 def test_mistakes(context, words, message):
+    def run():
+        made = context(*words, name="mistake")
+        study.main("circuits", made, made.run)
+
     with pytest.raises(SteerError, match=message) as error:
-        circuits.main(context(*words, name="mistake"))
+        run()
     assert "\n" not in str(error.value)

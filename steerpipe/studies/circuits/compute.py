@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from ...activations.extract import full_streams
-from ...config import Config, LayerConfig
+from ...config import Config
 from ...data.contrast import split_contrast
 from ...errors import SteerError
 from ...models.checkpoints import has_head, model_folder, read_config
+from ...pipeline.activations import Activations, activations, load_cells, load_steered_model
+from ...pipeline.artefact import Artefact, built, shared
+from ...pipeline.context import Context
+from ...pipeline.dictionary import Dictionary, dictionary
+from ...pipeline.experiment import Experiment, prepare
+from ...pipeline.fit import Recipe, fit
 from ...progress import add_task, progress
-from ...stages.common import Context
-from ...stages.dictionary import Dictionary, dictionary
-from ...stages.experiment import Experiment, prepare
-from ...stages.extract import Activations, activations, load_cells, load_steered_model
-from ...stages.fit import Recipe, fit
-from ...store import Artefact
-from . import ablation
+from . import ablation, at_layer
 from .network import LayerCodes, LayeredCells, Level
 
 VERSION = 1
@@ -62,16 +62,6 @@ class Circuit:
     def genes(self) -> list[str]:
         """The valid genes' symbols."""
         return self.source.genes
-
-
-def at_layer(config: Config, layer: int) -> Config:
-    """Return the settings of one of the circuit's layers: one extraction stores them all, and each has its own dictionary."""
-    circuits = config.circuits
-    extract = replace(config.extract, layers=list(circuits.layers))
-    sae = config.sae
-    if circuits.paths:
-        sae = replace(sae, path=circuits.paths[circuits.layers.index(layer)])
-    return replace(config, layer=LayerConfig(layer), extract=extract, sae=sae)
 
 
 def check(config: Config) -> None:
@@ -119,8 +109,8 @@ def prepared(context: Context) -> Circuit:
         raise SteerError(f"{len(cells)} held-out cells are fewer than circuits.min_cells={circuits.min_cells}: lower it.")
     dictionaries = {layer: dictionary(one, source if one is first else activations(one)) for layer, one in contexts.items()}
     part = None if circuits.part is None else (circuits.part, circuits.parts)
-    shared = replace(config, extract=replace(config.extract, part=circuits.part, parts=circuits.parts))
-    model = load_steered_model(config if part is None else shared)
+    own_device = replace(config, extract=replace(config.extract, part=circuits.part, parts=circuits.parts))
+    model = load_steered_model(config if part is None else own_device)
 
     def build(folder: Path) -> None:
         counts = load_cells(config, model.genes)[cells]
@@ -137,7 +127,7 @@ def prepared(context: Context) -> Circuit:
 
     digest = hashlib.sha256(cells.astype(np.int64).tobytes()).hexdigest()[:16]
     settings = {"cells": digest, "layers": list(circuits.layers)}
-    streams = context.store.get("circuit-streams", version=VERSION, config=settings, parents=[source.artefact], build=build)
+    streams = built(context, "circuit-streams", build, version=VERSION, reads=settings, parents=[source.artefact])
     device = next(model.parameters()).device
     position = {gene: i for i, gene in enumerate(model.genes)}
     network = LayeredCells(
@@ -194,14 +184,14 @@ def responses(circuit: Circuit, layer: int, sources: np.ndarray) -> Responses | 
     def build(folder: Path) -> None:
         run(circuit, layer, sources, folder)
 
-    store = circuit.context.store
+    context = circuit.context
     if config.part is not None:
-        folder = store.shared("circuit", version=VERSION, config=settings, inputs=[one.key for one in parents])
+        folder = shared(context, "circuit", version=VERSION, reads=settings, inputs=[one.key for one in parents])
         if folder is not None:
             run(circuit, layer, sources[config.part :: config.parts], folder)
             if not all((folder / f"source_{source}.npz").is_file() for source in sources):
                 return None
-    path = store.get("circuit", version=VERSION, config=settings, parents=parents, build=build).path
+    path = built(context, "circuit", build, version=VERSION, reads=settings, parents=parents).path
     with np.load(path / "clean.npz") as file:
         clean: dict[Level, np.ndarray] = {level: file[str(level)] for level in network.levels(layer)}
     return Responses(layer, path, sources, np.load(path / "firing.npy"), clean)

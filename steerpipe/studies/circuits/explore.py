@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
 from ...errors import SteerError
+from ...pipeline.context import Context
 from ...progress import track
-from ...stages.common import Context
-from .compute import Circuit, Responses, at_layer, responses
+from . import at_layer
+from .compute import Circuit, Responses, responses
 from .network import LayerCodes, Level
 from .pairs import Judged, judge, measure
 
@@ -122,4 +124,4 @@ class Exploration:
     def at(self, layer: int) -> Context:
         """Return the context of one layer's dictionary."""
         context = self.circuit.context
-        return Context(at_layer(context.config, layer), context.store, context.run)
+        return replace(context, config=at_layer(context.config, layer))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -48,11 +47,9 @@ def build(edges: pd.DataFrame, labels: Labels, theta: Mapping[tuple[int, int], f
     return graph
 
 
-def save_graphml(graph: nx.DiGraph, file: Path) -> None:
-    """Write GraphML: beside, then a rename."""
-    beside = file.with_suffix(".tmp")
-    nx.write_graphml(graph, beside)
-    beside.replace(file)
+def graphml(graph: nx.DiGraph) -> str:
+    """Return a graph as GraphML."""
+    return "\n".join(nx.generate_graphml(graph)) + "\n"
 
 
 def drawn(graph: nx.DiGraph, levels: list[str], *, per_level: int = 10, strongest: int = 3) -> nx.DiGraph:

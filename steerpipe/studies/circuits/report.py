@@ -7,8 +7,9 @@ import logging
 import numpy as np
 import pandas as pd
 
-from ...stages.common import model_phrase, sae_phrase
-from ...stages.labels import dictionary_labels
+from ...pipeline.feature_labels import dictionary_labels
+from ...plot.provenance import model_phrase, sae_phrase
+from ..findings import Findings
 from . import figure, graph
 from .ablation import level_name
 from .carriers import shares
@@ -21,9 +22,9 @@ from .tables import attributions, correlations, head
 log = logging.getLogger(__name__)
 
 
-def report(explored: Exploration) -> None:
-    """Write the tables, the figures and the GraphML, and print what they say."""
-    circuit, run = explored.circuit, explored.circuit.context.run
+def report(explored: Exploration) -> Findings:
+    """Return the tables, the figures and the GraphML, and print what they say."""
+    circuit, out = explored.circuit, Findings()
     found = edge_table(explored.judged, circuit.genes)
     tested, screened = attributions(explored)
     rho = correlations(tested)
@@ -40,27 +41,28 @@ def report(explored: Exploration) -> None:
     }
     for name, table in tables.items():
         if len(table):
-            run.table(name, table)
+            out.table(name, table)
     for row in blocks.itertuples():
         name = f"{row.layer}_to_{row.to}".replace(" ", "_")
-        run.metrics({f"{name}/{key}": getattr(row, key) for key in ("edges", "fdr_direction", "fdr_matched", "cut")})
-        run.metrics({f"{name}/{key}": getattr(row, key) for key in ("degree_firing_rho", "attribution_rho")})
-    draw(explored, found, carried)
+        out.metrics({f"{name}/{key}": getattr(row, key) for key in ("edges", "fdr_direction", "fdr_matched", "cut")})
+        out.metrics({f"{name}/{key}": getattr(row, key) for key in ("degree_firing_rho", "attribution_rho")})
+    draw(out, explored, found, carried)
     log.info("pairs of layers:\n%s", blocks.round(3).to_string(index=False))
     if len(carried):
         log.info("through features of later layers:\n%s", carried.drop(columns="features").round(3).to_string(index=False))
     lines = conclusion(blocks, carried)
-    run.text("conclusion", lines)
+    out.text("conclusion", lines)
     log.info("%s", "\n".join(lines))
+    return out
 
 
-def draw(explored: Exploration, found: pd.DataFrame, carried: pd.DataFrame) -> None:
-    """Draw the circuit and the degrees, and write the whole graph."""
-    circuit, run = explored.circuit, explored.circuit.context.run
+def draw(out: Findings, explored: Exploration, found: pd.DataFrame, carried: pd.DataFrame) -> None:
+    """Add the drawings of the circuit and of the degrees, and the graph of all edges."""
+    circuit = explored.circuit
     labels = {layer: dictionary_labels(circuit.context.store, one.artefact) for layer, one in circuit.dictionaries.items()}
-    graph.save_graphml(graph.build(found, labels, explored.theta), run.path / "circuit.graphml")
+    out.file("circuit.graphml", graph.graphml(graph.build(found, labels, explored.theta)))
     most = strongest_table(explored.judged, circuit.genes, explored.config.n_held)
-    run.table("strongest", most)
+    out.table("strongest", most)
     whole = graph.build(most, labels, explored.theta)
     levels = graph.level_names(circuit.layers, head=circuit.network.model.has_head)
     if circuit.experiment is not None:
@@ -71,10 +73,10 @@ def draw(explored: Exploration, found: pd.DataFrame, carried: pd.DataFrame) -> N
     places = graph.places(some, levels)
     text = caption(circuit)
     if len(places):
-        run.figure("circuit", figure.circuit(some, places, levels, headers(carried), text), places.reset_index())
+        out.figure("circuit", figure.circuit(some, places, levels, headers(carried), text), places.reset_index())
     degree = pd.concat([_degrees(one) for one in explored.judged], ignore_index=True)
-    run.table("degrees", degree)
-    run.figure("degrees", figure.degrees(degree, text), degree)
+    out.table("degrees", degree)
+    out.figure("degrees", figure.degrees(degree, text), degree)
 
 
 def caption(circuit: Circuit) -> str:

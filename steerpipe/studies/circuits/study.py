@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from ...stages.common import Context
+from ...pipeline.pipeline import Pipeline
+from ..findings import Findings
 from .compute import prepared
 from .explore import Exploration
 from .report import report
@@ -12,13 +13,13 @@ from .report import report
 log = logging.getLogger(__name__)
 
 
-def study(context: Context) -> None:
-    """Run the circuit and write its tables, figures and GraphML; with circuits.part, this part of the sources alone."""
-    config, found = context.config.circuits, Exploration(prepared(context))
-    whole = found.run()
+def study(pipeline: Pipeline) -> Findings:
+    """Run the circuit, and return its tables, figures and GraphML; with circuits.part, run this part of the sources alone."""
+    config, explored = pipeline.config.circuits, Exploration(prepared(pipeline))
+    whole = explored.run()
     if config.part is None:
-        report(found)
-    else:
-        rest = "all sources are there" if whole else "others are still to come"
-        again = "the same command without circuits.part joins them"
-        log.info("part %d of %d done; %s: %s", config.part, config.parts, rest, again)
+        return report(explored)
+    rest = "all sources are there" if whole else "others are still to come"
+    again = "the same command without circuits.part joins them"
+    log.info("part %d of %d done; %s: %s", config.part, config.parts, rest, again)
+    return Findings()

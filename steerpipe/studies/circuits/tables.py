@@ -7,8 +7,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ...interpret.enrichment import enrich
+from ...pipeline.annotation import inputs
 from ...progress import track
-from ...stages.annotate import inputs
 from . import attribution
 from .ablation import level_name
 from .carriers import strongest

@@ -1,0 +1,68 @@
+"""`steer extract`: the model's activations over a dataset."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ..config import Config
+from ..pipeline.activations import extract_part, plan, planned_block, planned_nulls
+from ..pipeline.null_plan import NullFits, evaluated_fits
+from ..pipeline.pipeline import Pipeline
+from ..run import Run
+from ..studies.circuits import at_layer
+from ..studies.circuits.plan import circuit_plan
+from . import COMMANDS
+
+
+def main(pipeline: Pipeline, run: Run) -> None:
+    """Extract, and report what was stored; or only plan it."""
+    config = pipeline.config
+    if config.extract.plan:
+        circuits = config.extract.plan_of == "circuits"
+        if circuits:  # one extraction stores all of its layers
+            config = at_layer(config, config.circuits.layers[0])
+        found = plan(replace(pipeline, config=config))
+        print(found.lines(), flush=True)
+        run.metrics(found.row())
+        counted = null_fits(config, config.extract.plan_of)
+        nulls = None if counted is None else planned_nulls(config, found, counted)
+        if nulls is not None:
+            print(nulls.lines(), flush=True)
+            run.metrics({"plan/null_fits": nulls.model_refits, "plan/null_seconds": nulls.seconds})
+        if circuits:
+            cost = circuit_plan(config, *planned_block(config, found))
+            print(cost.lines(), flush=True)
+            run.metrics({"plan/circuit_blocks": cost.blocks, "plan/circuit_seconds": cost.seconds})
+        return
+    if config.extract.part is not None:
+        extract_part(pipeline)
+        return
+    made = pipeline.activations()
+    files = [file for file in made.artefact.path.rglob("*") if file.is_file()]
+    run.metrics(
+        {
+            "extract/cells": made.tokens.n_cells,
+            "extract/genes": made.tokens.n_genes,
+            "extract/width": made.tokens.width,
+            "extract/tokens": made.tokens.n_tokens(np.arange(made.tokens.n_cells)),
+            "extract/policy": str(made.policy),
+            "extract/bytes": sum(file.stat().st_size for file in files),
+            "extract/seconds": made.artefact.seconds,
+        }
+    )
+    run.table("genes", pd.read_csv(made.artefact.path / "genes.csv"))
+
+
+def null_fits(config: Config, planned: str | None) -> NullFits | None:
+    """Return the fits of a planned command that get a null; None for one that draws none."""
+    if planned in ("evaluate", "run", "plot"):
+        return evaluated_fits(config)
+    for command in COMMANDS:
+        if command.module == planned and command.study is not None:
+            counted = getattr(importlib.import_module(f"steerpipe.studies.{command.study}"), "null_fits", None)
+            return None if counted is None else NullFits(*counted(config))
+    return None

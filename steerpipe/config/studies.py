@@ -1,0 +1,192 @@
+"""Settings of the studies, which put many fits side by side, and the list of their groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import SteerError
+from .checks import one_of, positive, share
+from .steering import OBJECTIVES
+
+PARTS = ("cap", "floors", "path", "stability", "widths")
+
+
+@dataclass
+class StabilityConfig:
+    """How `steer stability` compares trainings that differ in their seed alone (group `stability`)."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    """sae.seed of each training"""
+    cells: int = 64
+    """held-out cells at the most, over whose tokens the codes of two dictionaries are correlated"""
+    threshold: float = 0.7
+    """cosine above which a matched pair counts as the same feature"""
+    gene_sets: bool = True
+    """compare the features' gene sets too: one more pass over the tokens for each seed"""
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise SteerError(f"stability.seeds={self.seeds} must be two or more seeds, each once.")
+        if not 0 < self.threshold < 1:
+            raise SteerError(f"stability.threshold={self.threshold} must lie strictly between 0 and 1.")
+        positive("stability", self, "cells")
+
+
+@dataclass
+class DiagnoseConfig:
+    """Why an objective recruits as many features as it does (group `diagnose`)."""
+
+    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    """cap: refits on the n strongest genes; floors: each feature's noise floors; path: counts over lambda; stability:
+    refits on half of the cells; widths: wider dictionaries. A verdict per feature needs floors and stability"""
+    top_n: list[int] = field(default_factory=lambda: [10, 25, 50, 100, 250, 500])
+    """cap: genes of largest weight that the expression objective keeps; all genes come last"""
+    n_permutations: int = 100
+    """floors: times that each gene's counts are dealt out over the source cells anew"""
+    permuted_cells: int = 4
+    """floors: cells of each permutation that run through the lower blocks"""
+    n_matched: int = 40
+    """floors: random features of like activity that a recruited one is compared with"""
+    percentile: float = 95.0
+    """floors: of the permuted activities, and of the random features' effects"""
+    ratios: list[float] = field(default_factory=lambda: [0.5, 0.3, 0.2, 0.1, 0.05, 0.03])
+    """path: lambda ratios of the expression fits, largest first (the latent path is exact and always whole)"""
+    n_refits: int = 50
+    """stability: refits, each on half of the source and half of the target cells"""
+    refit_cells: int = 12
+    """stability: source cells of an expression refit at the most"""
+    refit_steps: int = 10
+    """stability: proximal steps of an expression refit at the most"""
+    stable: float = 0.6
+    """stability: share of the refits that must recruit a feature"""
+    expansions: list[int] = field(default_factory=lambda: [16])
+    """widths: further dictionaries, with the same k, beside the configured one"""
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            one_of("diagnose.parts", part, PARTS)
+        counted = ("n_permutations", "permuted_cells", "n_matched", "n_refits", "refit_cells", "refit_steps")
+        positive("diagnose", self, *counted)
+        share("diagnose", self, "stable")
+        if not 0 < self.percentile < 100:
+            raise SteerError(f"diagnose.percentile={self.percentile} must lie strictly between 0 and 100.")
+        if any(n < 1 for n in (*self.top_n, *self.expansions)):
+            raise SteerError("diagnose.top_n and diagnose.expansions hold whole numbers of at least 1.")
+        if any(not 0 < r < 1 for r in self.ratios):
+            raise SteerError(f"diagnose.ratios={self.ratios} are shares of lambda_max, strictly between 0 and 1.")
+
+
+@dataclass
+class TransferConfig:
+    """Whether a recipe fitted on some groups of cells steers others (group `transfer`)."""
+
+    by: str | None = None
+    """obs column of the groups, say cell types; null is dataset.label"""
+    types: list[str] = field(default_factory=list)
+    """groups to fit and to score; empty: the n_types with most cells"""
+    n_types: int = 4
+    """groups when `types` is empty"""
+    min_cells: int = 20
+    """cells that a group needs on either side"""
+    n_random: int = 5
+    """seeds of the random-feature control"""
+
+    def __post_init__(self) -> None:
+        positive("transfer", self, "n_types", "min_cells", "n_random")
+        if len(self.types) == 1 or (not self.types and self.n_types < 2):
+            raise SteerError("transfer needs two groups at least: name them in transfer.types, or raise transfer.n_types.")
+
+
+@dataclass
+class ParetoConfig:
+    """What the mixed objective trades (group `pareto`)."""
+
+    weights: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+    """shares of the latent term, one fit each"""
+    n_random: int = 5
+    """seeds of the random-feature control"""
+
+    def __post_init__(self) -> None:
+        positive("pareto", self, "n_random")
+        if not self.weights or any(not 0 <= w <= 1 for w in self.weights):
+            raise SteerError(f"pareto.weights={self.weights} must lie in [0, 1].")
+
+
+@dataclass
+class CircuitsConfig:
+    """What features of one layer do at later layers and at the head (group `circuits`)."""
+
+    layers: list[int] = field(default_factory=lambda: [2, 3, 4])
+    """0-based, ascending, each with a dictionary of its own; edges go from each to the later ones and to the head"""
+    n_sources: int = 12
+    """features of each layer that are switched off: the most active, or the strongest of a recipe or of what it reaches"""
+    sources: list[int] = field(default_factory=list)
+    """features of the first layer, in place of the most active"""
+    recipe: str | None = None
+    """an objective, say latent: the sources are the features that its fit at the first layer recruits, later layers' are
+    those that these reach, and the cells are the contrast's source cells"""
+    max_cells: int = 24
+    """held-out cells at the most; every source runs them through the blocks above its layer (2 n_random + 1) times"""
+    min_cells: int = 6
+    """cells in which a source, and a target feature, must fire"""
+    n_random: int = 1
+    """null trials of either kind a source: random directions of its norm, and features matched in activity"""
+    dose: bool = False
+    """run sources at theta = +1 too, beside -1"""
+    n_permutations: int = 4999
+    """deals of the cells' signs, for p"""
+    fdr: float = 0.05
+    """largest q of an edge, and largest empirical FDR"""
+    n_targets: int = 24
+    """features of a later layer, drawn at random, whose gradients are compared with the ablations; 0 leaves it out"""
+    gradient_cells: int = 8
+    """cells of that comparison"""
+    n_mediated: int = 4
+    """sources of each layer, and with a recipe the recipe, whose effect on genes is split by what carries it"""
+    n_held: int = 10
+    """features of a later layer that are held at their clean codes: a source's strongest edges"""
+    held_draws: int = 5
+    """draws of as many random features, held in their place"""
+    n_genes: int = 50
+    """genes that a source moves most: what its share is of, and what its GO terms are of"""
+    paths: list[str] = field(default_factory=list)
+    """dictionaries to import, one a layer; empty: they are trained with the sae group's settings"""
+    parts: int = 1
+    """processes or machines that share the sources: part=0,1,... of so many, then the same command without part joins them"""
+    part: int | None = None
+    """which of them this is"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counted = ("n_sources", "max_cells", "min_cells", "n_permutations", "gradient_cells", "n_held", "held_draws", "n_genes")
+        positive("circuits", self, *counted, "parts")
+        share("circuits", self, "fdr")
+        if self.recipe is not None:
+            one_of("circuits.recipe", self.recipe, OBJECTIVES)
+        if self.recipe is not None and self.sources:
+            raise SteerError("circuits.sources and circuits.recipe both say which features to switch off: leave one out.")
+        if not self.layers or any(b <= a for a, b in zip(self.layers, self.layers[1:], strict=False)) or self.layers[0] < 0:
+            raise SteerError(f"circuits.layers={self.layers} must be blocks in ascending order, say [2,3,4].")
+        if self.paths and len(self.paths) != len(self.layers):
+            raise SteerError(f"circuits.paths names {len(self.paths)} dictionaries for {len(self.layers)} layers: one a layer.")
+        if self.min_cells < 2 or self.min_cells > self.max_cells:
+            raise SteerError(f"circuits.min_cells={self.min_cells} must lie between 2 and circuits.max_cells={self.max_cells}.")
+        for name in ("n_random", "n_targets", "n_mediated"):
+            if getattr(self, name) < 0:
+                raise SteerError(f"circuits.{name}={getattr(self, name)} must be 0 or more.")
+        if self.part is not None and not 0 <= self.part < self.parts:
+            raise SteerError(f"circuits.part={self.part} must lie between 0 and circuits.parts-1={self.parts - 1}.")
+
+
+@dataclass(kw_only=True)
+class Studies:
+    """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
+
+    Where no choice is named, the group's `default.yaml` is taken, or the file that the field names.
+    """
+
+    stability: StabilityConfig = field(metadata={"choice": "seeds"})
+    diagnose: DiagnoseConfig = field(metadata={"choice": "full"})
+    transfer: TransferConfig
+    pareto: ParetoConfig
+    circuits: CircuitsConfig

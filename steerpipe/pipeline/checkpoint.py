@@ -1,0 +1,63 @@
+"""What every stage says and checks of the model's checkpoint before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..config import EMBEDDED, Config
+from ..errors import SteerError
+from ..models.checkpoints import has_head, model_folder, provenance
+from .context import Context
+
+log = logging.getLogger(__name__)
+MARKER = "licences.json"
+
+
+def introduce(context: Context, digest: str) -> None:
+    """Keep the model's origin and licence in the context's notes, and say what the user should know of it.
+
+    The licence is logged once per checkpoint and outputs folder; `mini`, which is our own, has nothing to say.
+
+    Parameters
+    ----------
+    digest : of the checkpoint, as of models.checkpoints.model_digest
+    """
+    model, notes = context.config.model, context.notes
+    if model.path in EMBEDDED or "licence" in notes:
+        return
+    notes["licence"] = {**provenance(model.path, model.revision), "digest": digest}
+    if not has_head(model_folder(model.path, model.revision)):
+        log.info("%s has no output head: latent objectives only.", model.path)
+    if _first_time(context.store.root, digest, model.path):
+        log.info("licence of %s: %s", model.path, notes["licence"]["licence"])
+
+
+def require_head(config: Config, objectives: Sequence[str], repair: str) -> None:
+    """Refuse objectives on predicted expression for a checkpoint of the encoder alone.
+
+    Parameters
+    ----------
+    repair : the override that leaves only latent objectives
+    """
+    needing = [name for name in objectives if name in ("expression", "mixed")]
+    if needing and not has_head(model_folder(config.model.path, config.model.revision)):
+        raise SteerError(f"{config.model.path} has no output head, so objective '{needing[0]}' is impossible; add {repair}")
+
+
+def _first_time(root: Path, digest: str, name: str) -> bool:
+    """Whether a checkpoint is new to an outputs folder; it is not from now on."""
+    root.mkdir(parents=True, exist_ok=True)
+    file = root / MARKER
+    with FileLock(f"{file}.lock"):  # jobs of one sweep
+        shown = json.loads(file.read_text()) if file.is_file() else {}
+        if digest in shown:
+            return False
+        beside = file.with_suffix(".tmp")
+        beside.write_text(json.dumps(shown | {digest: name}, indent=1))
+        beside.replace(file)
+    return True
