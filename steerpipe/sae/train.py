@@ -127,9 +127,10 @@ def train_sae(
 
 
 def _stopped(step: int, broken: bool, config: SaeConfig) -> SteerError:
-    if broken:
-        return SteerError(f"SAE training stopped at step {step + 1}: the activations are not finite; extract anew with reuse=never.")
-    return SteerError(f"SAE training stopped at step {step + 1}: it diverged; lower sae.lr={config.lr:g} or sae.clip={config.clip:g}.")
+    why = "the activations are not finite; extract anew with reuse=never."
+    if not broken:
+        why = f"it diverged; lower sae.lr={config.lr:g} or sae.clip={config.clip:g}."
+    return SteerError(f"SAE training stopped at step {step + 1}: {why}")
 
 
 def _begin_at(sae: TopKSAE, start: TopKSAE, scaled: Scale) -> None:
