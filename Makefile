@@ -13,7 +13,7 @@ ARGS ?=
 JOBS ?= 2
 
 .PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate bench-browse \
-  bench-mini bench-manifold go-sets lint format types clean
+  bench-mini bench-manifold bench-circuits go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -110,6 +110,9 @@ bench-browse: setup  ## the feature browser at 10,000 features: size and search 
 
 bench-manifold: setup  ## are steered cells where real ones are? Remedies beside the dense mean difference, at equal gap
 	$(BIN)/python -m benchmarks.manifold $(ARGS)
+
+bench-circuits: setup  ## seconds a source feature on cached streams, beside a whole forward pass an ablation; same effects
+	$(BIN)/python -m benchmarks.circuits $(ARGS)
 
 go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
 	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)

@@ -117,6 +117,10 @@ class Run:
         """Write name.txt, one line each."""
         _replace(self.path / f"{name}.txt", "".join(f"{line}\n" for line in lines))
 
+    def file(self, name: str, content: str) -> None:
+        """Write a file in another tool's format."""
+        _replace(self.path / name, content)
+
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
         """Write plots/name.png and .svg, with the CSV behind them."""
         save_figure(self.path, name, figure, data)

@@ -53,6 +53,11 @@ COMMANDS = (
     Command("transfer", "Fit on some cell types, score on the held-out others: does the recipe transfer?", "transfer"),
     Command("pareto", "Trade latent distance for expression: sweep the mixed objective's weight and draw the front.", "pareto"),
     Command(
+        "circuits",
+        "Switch features off at one layer, and see what it does at later layers and at the head: edges beside their nulls.",
+        "circuits",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

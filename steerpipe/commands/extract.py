@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ..config import Config
-from ..pipeline.activations import extract_part, plan, planned_nulls
+from ..pipeline.activations import extract_part, plan, planned_block, planned_nulls
 from ..pipeline.null_plan import NullFits, evaluated_fits
 from ..pipeline.pipeline import Pipeline
 from ..run import Run
+from ..studies.circuits import at_layer
+from ..studies.circuits.plan import circuit_plan
 from . import COMMANDS
 
 
@@ -19,7 +22,10 @@ def main(pipeline: Pipeline, run: Run) -> None:
     """Extract, and report what was stored; or only plan it."""
     config = pipeline.config
     if config.extract.plan:
-        found = plan(pipeline)
+        circuits = config.extract.plan_of == "circuits"
+        if circuits:  # one extraction stores all of its layers
+            config = at_layer(config, config.circuits.layers[0])
+        found = plan(replace(pipeline, config=config))
         print(found.lines(), flush=True)
         run.metrics(found.row())
         counted = null_fits(config, config.extract.plan_of)
@@ -27,6 +33,10 @@ def main(pipeline: Pipeline, run: Run) -> None:
         if nulls is not None:
             print(nulls.lines(), flush=True)
             run.metrics({"plan/null_fits": nulls.model_refits, "plan/null_seconds": nulls.seconds})
+        if circuits:
+            cost = circuit_plan(config, *planned_block(config, found))
+            print(cost.lines(), flush=True)
+            run.metrics({"plan/circuit_blocks": cost.blocks, "plan/circuit_seconds": cost.seconds})
         return
     if config.extract.part is not None:
         extract_part(pipeline)

@@ -18,4 +18,6 @@ def main(name: str, pipeline: Pipeline, run: Run) -> None:
         run.figure(figure, drawn, data)
     for text, lines in found.texts.items():
         run.text(text, lines)
+    for file, content in found.files.items():
+        run.file(file, content)
     run.metrics(found.numbers)

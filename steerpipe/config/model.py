@@ -18,6 +18,8 @@ class ModelConfig:
     """commit, tag or branch of a hub id (null: main); a folder has none"""
     steering_layer: int = 4
     """the layer that `layer=steering` stands for, 0-based"""
+    circuit_layers: list[int] = field(default_factory=lambda: [2, 3, 4])
+    """the layers that `steer circuits` goes through, 0-based"""
     batch_size: int = 8
     """cells that run through the model at once; memory grows with it"""
     tokens: str = "all"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..errors import SteerError
 from .checks import one_of, positive, share
+from .steering import OBJECTIVES
 
 PARTS = ("cap", "floors", "path", "stability", "widths")
 
@@ -111,6 +112,72 @@ class ParetoConfig:
             raise SteerError(f"pareto.weights={self.weights} must lie in [0, 1].")
 
 
+@dataclass
+class CircuitsConfig:
+    """What features of one layer do at later layers and at the head (group `circuits`)."""
+
+    layers: list[int] = field(default_factory=lambda: [2, 3, 4])
+    """0-based, ascending, each with a dictionary of its own; edges go from each to the later ones and to the head"""
+    n_sources: int = 12
+    """features of each layer that are switched off: the most active, or the strongest of a recipe or of what it reaches"""
+    sources: list[int] = field(default_factory=list)
+    """features of the first layer, in place of the most active"""
+    recipe: str | None = None
+    """an objective, say latent: the sources are the features that its fit at the first layer recruits, later layers' are
+    those that these reach, and the cells are the contrast's source cells"""
+    max_cells: int = 24
+    """held-out cells at the most; every source runs them through the blocks above its layer (2 n_random + 1) times"""
+    min_cells: int = 6
+    """cells in which a source, and a target feature, must fire"""
+    n_random: int = 1
+    """null trials of either kind a source: random directions of its norm, and features matched in activity"""
+    dose: bool = False
+    """run sources at theta = +1 too, beside -1"""
+    n_permutations: int = 4999
+    """deals of the cells' signs, for p"""
+    fdr: float = 0.05
+    """largest q of an edge, and largest empirical FDR"""
+    n_targets: int = 24
+    """features of a later layer, drawn at random, whose gradients are compared with the ablations; 0 leaves it out"""
+    gradient_cells: int = 8
+    """cells of that comparison"""
+    n_mediated: int = 4
+    """sources of each layer, and with a recipe the recipe, whose effect on genes is split by what carries it"""
+    n_held: int = 10
+    """features of a later layer that are held at their clean codes: a source's strongest edges"""
+    held_draws: int = 5
+    """draws of as many random features, held in their place"""
+    n_genes: int = 50
+    """genes that a source moves most: what its share is of, and what its GO terms are of"""
+    paths: list[str] = field(default_factory=list)
+    """dictionaries to import, one a layer; empty: they are trained with the sae group's settings"""
+    parts: int = 1
+    """processes or machines that share the sources: part=0,1,... of so many, then the same command without part joins them"""
+    part: int | None = None
+    """which of them this is"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counted = ("n_sources", "max_cells", "min_cells", "n_permutations", "gradient_cells", "n_held", "held_draws", "n_genes")
+        positive("circuits", self, *counted, "parts")
+        share("circuits", self, "fdr")
+        if self.recipe is not None:
+            one_of("circuits.recipe", self.recipe, OBJECTIVES)
+        if self.recipe is not None and self.sources:
+            raise SteerError("circuits.sources and circuits.recipe both say which features to switch off: leave one out.")
+        if not self.layers or any(b <= a for a, b in zip(self.layers, self.layers[1:], strict=False)) or self.layers[0] < 0:
+            raise SteerError(f"circuits.layers={self.layers} must be blocks in ascending order, say [2,3,4].")
+        if self.paths and len(self.paths) != len(self.layers):
+            raise SteerError(f"circuits.paths names {len(self.paths)} dictionaries for {len(self.layers)} layers: one a layer.")
+        if self.min_cells < 2 or self.min_cells > self.max_cells:
+            raise SteerError(f"circuits.min_cells={self.min_cells} must lie between 2 and circuits.max_cells={self.max_cells}.")
+        for name in ("n_random", "n_targets", "n_mediated"):
+            if getattr(self, name) < 0:
+                raise SteerError(f"circuits.{name}={getattr(self, name)} must be 0 or more.")
+        if self.part is not None and not 0 <= self.part < self.parts:
+            raise SteerError(f"circuits.part={self.part} must lie between 0 and circuits.parts-1={self.parts - 1}.")
+
+
 @dataclass(kw_only=True)
 class Studies:
     """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
@@ -122,3 +189,4 @@ class Studies:
     diagnose: DiagnoseConfig = field(metadata={"choice": "full"})
     transfer: TransferConfig
     pareto: ParetoConfig
+    circuits: CircuitsConfig

@@ -179,6 +179,12 @@ class AidoCell(nn.Module):
         """Return the residual stream (B, S, D) after block `layer`."""
         return self.streams(values, [layer], position_ids)[layer]
 
+    def advance(self, stream: Tensor, layer: int, to: int) -> Tensor:
+        """Run blocks layer+1..to on the stream (B, S, D) after block `layer`; the stream itself where there is none."""
+        for block in self.blocks[layer + 1 : to + 1]:
+            stream = block(stream)
+        return stream
+
     def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None) -> Output:
         """Run blocks layer+1.. and the head on a stream, so that steering never re-runs the lower blocks.
 

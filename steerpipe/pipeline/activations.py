@@ -159,10 +159,21 @@ def planned_nulls(config: Config, found: Plan, fits: NullFits) -> NullPlan | Non
     """Return what a command's nulls would cost beside a planned extraction; None where no block was timed."""
     if found.seconds is None:
         return None
-    cells, layer = load_cells(config, _planned_genes(config)), layer_index(config)
-    block = found.seconds / (found.cells * (max(stored_layers(config)) + 1))
-    above = _arch(config).num_hidden_layers - layer - 1
-    return null_plan(config, fits, cells.obs, block_seconds=block, blocks_above=above)
+    obs = load_cells(config, _planned_genes(config)).obs
+    above = _arch(config).num_hidden_layers - layer_index(config) - 1
+    return null_plan(config, fits, obs, block_seconds=_block_seconds(config, found.seconds, found.cells), blocks_above=above)
+
+
+def planned_block(config: Config, found: Plan) -> tuple[ArchConfig, int, float]:
+    """Return the model's sizes, the number of valid genes and the seconds of one block over one cell, of a timed plan."""
+    assert found.seconds is not None
+    n_valid = len(load_cells(config, _planned_genes(config)).valid)
+    return _arch(config), n_valid, _block_seconds(config, found.seconds, found.cells)
+
+
+def _block_seconds(config: Config, seconds: float, n_cells: int) -> float:
+    """The time of one block over one cell, of that of an extraction."""
+    return seconds / (n_cells * (max(stored_layers(config)) + 1))
 
 
 def _planned_genes(config: Config) -> tuple[str, ...]:

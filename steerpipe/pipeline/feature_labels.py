@@ -18,7 +18,15 @@ DICTIONARY = "train-sae"
 def feature_labels(store: Store, recipe: Artefact) -> dict[int, str]:
     """Return {feature: label} from the newest annotation of a fit's dictionary in the store; empty where there is none."""
     parents = all_parents(store)
-    mine = {key for key in parents.get(recipe.key, []) if (store.root / DICTIONARY / key).is_dir()}
+    return _labels(store, {key for key in parents.get(recipe.key, []) if (store.root / DICTIONARY / key).is_dir()}, parents)
+
+
+def dictionary_labels(store: Store, trained: Artefact) -> dict[int, str]:
+    """Return {feature: label} from the newest annotation of a dictionary in the store; empty where there is none."""
+    return _labels(store, {trained.key}, all_parents(store))
+
+
+def _labels(store: Store, mine: set[str], parents: dict[str, list[str]]) -> dict[int, str]:
     tables = [
         folder / "features.parquet" for folder in (store.root / STAGE).glob("*") if mine & _ancestors(folder.name, parents)
     ]

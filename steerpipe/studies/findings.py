@@ -21,12 +21,14 @@ class Findings:
     figures : name -> the figure and the frame behind it
     numbers : `group/name` -> value
     texts : name -> lines; `conclusion` is what the report begins with
+    files : name with its ending -> content, for formats of other tools
     """
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, tuple[Figure, pd.DataFrame]] = field(default_factory=dict)
     numbers: dict[str, float | int | str] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
         """Add a table."""
@@ -43,3 +45,7 @@ class Findings:
     def text(self, name: str, lines: Sequence[str]) -> None:
         """Add lines of text."""
         self.texts[name] = list(lines)
+
+    def file(self, name: str, content: str) -> None:
+        """Add a file in another tool's format."""
+        self.files[name] = content
