@@ -40,6 +40,7 @@ def test_help_lists_the_commands_and_groups(steer):
         "diagnose",
         "transfer",
         "pareto",
+        "circuits",
         "check-approximation",
         "pretrain",
         "runs",

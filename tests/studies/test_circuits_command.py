@@ -6,13 +6,16 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from steerpipe.cli.hydra import compose
 from steerpipe.commands import study
 from steerpipe.errors import SteerError
+from steerpipe.models.aido_cell import ArchConfig as AidoArch
 from steerpipe.store import Store
 from steerpipe.studies.circuits import ablation, compute
 from steerpipe.studies.circuits.network import HEAD, LayerCodes
+from steerpipe.studies.circuits.plan import circuit_plan
 
 from ..made import Made, a_run
 
@@ -58,8 +61,6 @@ def test_tables_and_figures(plain):
 
 def test_responses_are_those_of_the_whole_model(plain):
     """From the counts on, with the code taken away by hand at one layer: the same changes."""
-    import torch
-
     from steerpipe.models.preprocess import model_input
     from steerpipe.pipeline.activations import load_cells
 
@@ -150,6 +151,44 @@ def test_a_recipe(context):
     for name, value in theta.items():
         assert value == pytest.approx(circuit.recipe.theta[int(name)])
     assert (made.run.path / "plots" / "circuit.svg").stat().st_size > 1000
+
+
+def test_a_model_without_a_head(context, tiny_genes, tmp_path):
+    """Edges between layers alone: no genes, no shares."""
+    from steerpipe.models.aido_cell import AidoCell
+    from steerpipe.models.checkpoints import save_model
+
+    from ..conftest import random_model
+
+    whole = random_model(tiny_genes)
+    bare = AidoCell(whole.arch, tiny_genes, head=False)
+    bare.load_state_dict({name: p for name, p in whole.state_dict().items() if not name.startswith("cls")})
+    save_model(bare, tmp_path / "bare", dtype=torch.float32)
+    made = context(f"model.path={tmp_path / 'bare'}", name="bare")
+    study.main("circuits", made, made.run)
+    pairs = pd.read_csv(made.run.path / "pairs.csv")
+    assert list(zip(pairs["layer"], pairs["to"], strict=True)) == [(0, "layer 1")]
+    assert not (made.run.path / "mediation.csv").exists()
+    assert not (made.run.path / "head.csv").exists()
+    with pytest.raises(SteerError, match="name two layers"):
+        compute.check(context(f"model.path={tmp_path / 'bare'}", "circuits.layers=[1]", name="bare1").config)
+
+
+def test_the_plan_counts_what_is_run(context, monkeypatch):
+    made = context("circuits.n_targets=0", "circuits.n_mediated=0", name="plan")
+    arch = AidoArch(32, 3, 2, 48, 240)
+    cost = circuit_plan(made.config, arch, 200, 1e-3)
+    ran = []
+    circuit = compute.prepared(made)
+    model = circuit.network.model
+    for block in model.blocks:
+        forward = block.forward
+        monkeypatch.setattr(block, "forward", lambda x, read=None, f=forward: ran.append(len(x)) or f(x, read))
+    for layer in circuit.layers:
+        firing = (LayerCodes(circuit.network, layer).activity() > 0).all(0)
+        compute.responses(circuit, layer, np.flatnonzero(firing)[:3])
+    assert 0.6 * cost.blocks <= sum(ran) <= cost.blocks  # a matched feature may be silent in some groups of cells
+    assert "circuits" in cost.lines()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def draw(out: Findings, explored: Exploration, found: pd.DataFrame, carried: pd.
     out.table("strongest", most)
     whole = graph.build(most, labels, explored.theta)
     levels = graph.level_names(circuit.layers, head=circuit.network.model.has_head)
-    if circuit.experiment is not None:
+    if circuit.experiment is not None and circuit.experiment.has_head:
         genes = circuit.experiment.de_genes
         kept = {circuit.genes[g] for g in (*genes.up, *genes.down)}
         whole = whole.subgraph([n for n, data in whole.nodes(data=True) if data["level"] != HEAD or data["name"] in kept])
