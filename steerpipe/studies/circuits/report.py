@@ -115,7 +115,7 @@ def conclusion(blocks: pd.DataFrame, shares: pd.DataFrame) -> list[str]:
         beyond = "more" if row.lo > max(row.random_hi, row.matched_hi) else "no more"
         lines.append(
             f"recipe through {row.held} features of layer {row.through}: {row.share:.0%} [{row.lo:.0%}, {row.hi:.0%}] of its "
-            f"effect on the DE genes, {beyond} than through as many others (random {row.random:.0%}, as active "
+            f"effect on the DE genes ({row.effect:+.3f}, up less down), {beyond} than through as many others (random {row.random:.0%}, as active "
             f"{row.matched:.0%})."
         )
     return lines
