@@ -33,7 +33,8 @@ def test_mandatory_values_are_asked_for_by_name(group, choice):
 def test_yaml_and_dataclass_agree_on_the_defaults():
     """The defaults live in the dataclasses; a choice states only what makes it that choice."""
     config = compose()
-    assert (config.sae.expansion, config.sae.k) == (8, 32)
+    assert (config.sae.expansion, config.sae.k) == (2, 8)  # a small model's
+    assert [(c.sae.expansion, c.sae.k) for c in (compose("sae=x8_k32"), compose("model=aido_cell_100m"))] == [(8, 32), (8, 32)]
     assert (config.lam.mode, config.lam.value) == ("ratio", 0.05)
     assert config.layer.index == config.model.steering_layer == 4
     assert compose("seed=7").sae.seed == compose("seed=7").contrast.seed == 7

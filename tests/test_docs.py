@@ -34,7 +34,7 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, tiny_folder, cells):
+def home(tmp_path_factory, tiny_folder, tiny_genes, cells):
     """A folder with what the pages talk of: counts, config groups, a dictionary; all commands share its outputs."""
     from .sae.test_io import published
 
@@ -44,6 +44,9 @@ def home(tmp_path_factory, tiny_folder, cells):
     anndata.AnnData(cells.X[some], obs=labels, var=pd.DataFrame(index=cells.var_names)).write_h5ad(home / "my.h5ad")
     (home / "sets").mkdir()
     (home / "sets" / "mine.gmt").write_text("mine\t\tCD8A\tCD8B\tGZMB\tNKG7\tCD3D\tIL7R\n")
+    have = [gene for gene in tiny_genes if gene in set(cells.var_names)]
+    edges = [f"{tf},{gene},1" for tf in have[:6] for gene in have[6:18]]
+    (home / "my.csv").write_text("\n".join(["source,target,weight", *edges]) + "\n")
     published(home / "topk_sae.pt", width=32, expansion=4, k=6)
     for page in PAGES:
         for name, body in re.findall(r"`(my/\w+/\w+\.yaml)`[:\n]*\s*```yaml\n(.*?)```", page, re.S):

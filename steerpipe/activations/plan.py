@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,6 +15,21 @@ from ..errors import SteerError
 from ..models.aido_cell import ArchConfig, Block
 from .shards import BYTES
 from .tokens import TokenPolicy
+
+
+class PlannedBlock(NamedTuple):
+    """One block of a planned extraction, from which what a study costs is told.
+
+    arch : the model's sizes
+    genes : symbols of the genes that the dataset has
+    seconds : of one block over one cell
+    above : blocks above the steered layer
+    """
+
+    arch: ArchConfig
+    genes: tuple[str, ...]
+    seconds: float
+    above: int
 
 
 @dataclass(frozen=True)

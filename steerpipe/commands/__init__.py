@@ -58,6 +58,11 @@ COMMANDS = (
         "circuits",
     ),
     Command(
+        "regulation",
+        "Ask whether TFs' tokens move their targets: against the way back, and against genes that are co-expressed as much.",
+        "regulation",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

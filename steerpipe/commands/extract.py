@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +15,6 @@ from ..pipeline.activations import extract_part, plan, planned_block, planned_nu
 from ..pipeline.null_plan import NullFits, evaluated_fits
 from ..pipeline.pipeline import Pipeline
 from ..run import Run
-from ..studies.circuits import at_layer
-from ..studies.circuits.plan import circuit_plan
 from . import COMMANDS
 
 
@@ -22,9 +22,9 @@ def main(pipeline: Pipeline, run: Run) -> None:
     """Extract, and report what was stored; or only plan it."""
     config = pipeline.config
     if config.extract.plan:
-        circuits = config.extract.plan_of == "circuits"
-        if circuits:  # one extraction stores all of its layers
-            config = at_layer(config, config.circuits.layers[0])
+        study = study_plan(config.extract.plan_of)
+        if hasattr(study, "extraction"):
+            config = study.extraction(config)
         found = plan(replace(pipeline, config=config))
         print(found.lines(), flush=True)
         run.metrics(found.row())
@@ -33,10 +33,10 @@ def main(pipeline: Pipeline, run: Run) -> None:
         if nulls is not None:
             print(nulls.lines(), flush=True)
             run.metrics({"plan/null_fits": nulls.model_refits, "plan/null_seconds": nulls.seconds})
-        if circuits:
-            cost = circuit_plan(config, *planned_block(config, found))
-            print(cost.lines(), flush=True)
-            run.metrics({"plan/circuit_blocks": cost.blocks, "plan/circuit_seconds": cost.seconds})
+        if study is not None and found.seconds is not None:
+            line, numbers = study.cost(config, planned_block(config, found))
+            print(line, flush=True)
+            run.metrics(numbers)
         return
     if config.extract.part is not None:
         extract_part(pipeline)
@@ -65,4 +65,13 @@ def null_fits(config: Config, planned: str | None) -> NullFits | None:
         if command.module == planned and command.study is not None:
             counted = getattr(importlib.import_module(f"steerpipe.studies.{command.study}"), "null_fits", None)
             return None if counted is None else NullFits(*counted(config))
+    return None
+
+
+def study_plan(planned: str | None) -> Any:
+    """Return the module in which a planned study tells its own cost: `cost`, and `extraction` where it needs another one."""
+    for command in COMMANDS:
+        if command.module == planned and command.study is not None:
+            name = f"steerpipe.studies.{command.study}.plan"
+            return importlib.import_module(name) if importlib.util.find_spec(name) else None
     return None

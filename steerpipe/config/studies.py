@@ -178,6 +178,52 @@ class CircuitsConfig:
             raise SteerError(f"circuits.part={self.part} must lie between 0 and circuits.parts-1={self.parts - 1}.")
 
 
+@dataclass
+class RegulationConfig:
+    """Whether the model encodes what TFs regulate, or what they are co-expressed with (group `regulation`)."""
+
+    regulons: str = "collectri"
+    """a CSV of source,target,weight, or collectri: from $STEER_DATA/genesets, else by decoupler where that is installed"""
+    tfs: list[str] = field(default_factory=list)
+    """TFs to test; empty: all with min_targets targets among the dataset's genes"""
+    min_targets: int = 10
+    """targets among the dataset's genes that a TF needs"""
+    max_targets: int = 30
+    """targets of a TF whose effect on it is measured at the most (one pass each), drawn at random; the TF's effect is read
+    at all genes"""
+    alphas: list[float] = field(default_factory=lambda: [-2.0, 2.0, 5.0])
+    """what a feature's code is multiplied by at the one token that is steered; 1 is no change"""
+    push: str = "matched"
+    """at a target's token: matched, the very vector that the TF's token gets; own, the feature's code at the target's token,
+    which is 0 where it is silent there"""
+    max_features: int = 3
+    """features of a TF at the most: of those whose gene set has it, the ones of largest mean |code| at its token"""
+    max_cells: int = 8
+    """held-out cells that are steered, drawn at random"""
+    n_random: int = 1
+    """draws of the random-feature control: other features' directions at the same length"""
+    n_dealt: int = 1
+    """draws of the control whose targets are dealt anew among TFs"""
+    n_controls: int = 5
+    """genes matched to each target in expression and in correlation with the TF, at the most"""
+    n_permutations: int = 10_000
+    """draws of each null"""
+    q: float = 0.05
+    """a TF counts below this q (Benjamini and Hochberg over all TFs), in both tests"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("regulation.push", self.push, ("matched", "own"))
+        counts = ("min_targets", "max_targets", "max_features", "max_cells", "n_controls", "n_permutations")
+        positive("regulation", self, *counts)
+        share("regulation", self, "q")
+        for name in ("n_random", "n_dealt"):
+            if getattr(self, name) < 0:
+                raise SteerError(f"regulation.{name}={getattr(self, name)} must be 0 or more.")
+        if all(alpha == 1 for alpha in self.alphas):
+            raise SteerError("regulation.alphas needs a value other than 1, which is no change.")
+
+
 @dataclass(kw_only=True)
 class Studies:
     """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
@@ -190,3 +236,4 @@ class Studies:
     transfer: TransferConfig
     pareto: ParetoConfig
     circuits: CircuitsConfig
+    regulation: RegulationConfig

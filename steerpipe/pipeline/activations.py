@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..activations.extract import OnlineStreams, extract
-from ..activations.plan import Plan, check_disk, make_plan
+from ..activations.plan import Plan, PlannedBlock, check_disk, make_plan
 from ..activations.shards import BYTES, Shards
 from ..activations.tokens import TokenPolicy, TokenSource, affordable_policy
 from ..config import Config, as_dict
@@ -164,11 +164,13 @@ def planned_nulls(config: Config, found: Plan, fits: NullFits) -> NullPlan | Non
     return null_plan(config, fits, obs, block_seconds=_block_seconds(config, found.seconds, found.cells), blocks_above=above)
 
 
-def planned_block(config: Config, found: Plan) -> tuple[ArchConfig, int, float]:
-    """Return the model's sizes, the number of valid genes and the seconds of one block over one cell, of a timed plan."""
+def planned_block(config: Config, found: Plan) -> PlannedBlock:
+    """Return the block that a timed plan has timed, and what is run through it."""
     assert found.seconds is not None
-    n_valid = len(load_cells(config, _planned_genes(config)).valid)
-    return _arch(config), n_valid, _block_seconds(config, found.seconds, found.cells)
+    cells = load_cells(config, _planned_genes(config))
+    arch, genes = _arch(config), tuple(cells.alignment.genes[i] for i in cells.valid)
+    above = arch.num_hidden_layers - layer_index(config) - 1
+    return PlannedBlock(arch, genes, _block_seconds(config, found.seconds, found.cells), above)
 
 
 def _block_seconds(config: Config, seconds: float, n_cells: int) -> float:

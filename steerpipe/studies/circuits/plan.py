@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...activations.plan import duration, forward_flops
+from ...activations.plan import PlannedBlock, duration, forward_flops
 from ...config import Config
-from ...models.aido_cell import ArchConfig
+from . import at_layer
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,20 @@ class CircuitPlan:
         )
 
 
-def circuit_plan(config: Config, arch: ArchConfig, n_valid: int, block_seconds: float) -> CircuitPlan:
-    """Plan a circuit.
+def extraction(config: Config) -> Config:
+    """Return the settings of the extraction that a circuit stands on: one stores all of its layers."""
+    return at_layer(config, config.circuits.layers[0])
 
-    Parameters
-    ----------
-    n_valid : genes that the dataset has, whose tokens are encoded
-    block_seconds : of one block for one cell
-    """
-    settings = config.circuits
+
+def cost(config: Config, block: PlannedBlock) -> tuple[str, dict[str, float]]:
+    """Return what a circuit would cost, as people read it and as numbers."""
+    found = circuit_plan(config, block)
+    return found.lines(), {"plan/circuit_blocks": found.blocks, "plan/circuit_seconds": found.seconds}
+
+
+def circuit_plan(config: Config, block: PlannedBlock) -> CircuitPlan:
+    """Plan a circuit; the genes that the dataset has are those whose tokens are encoded."""
+    settings, arch, n_valid = config.circuits, block.arch, len(block.genes)
     layers, cells, last = settings.layers, settings.max_cells, arch.num_hidden_layers - 1
     trials = 1 + int(settings.dose) + 2 * settings.n_random
     per_layer = settings.n_sources * trials * cells
@@ -60,5 +65,5 @@ def circuit_plan(config: Config, arch: ArchConfig, n_valid: int, block_seconds: 
     width = arch.hidden_size
     tokens = arch.max_position_embeddings + 2
     encoding = 2 * n_valid * width * config.sae.expansion * width / forward_flops(arch, tokens, 1)
-    seconds = block_seconds * (blocks + further + encodings * encoding)
+    seconds = block.seconds * (blocks + further + encodings * encoding)
     return CircuitPlan(blocks, encodings, further, 4 * len(layers) * cells * tokens * width, seconds)
