@@ -73,7 +73,8 @@ def draw(out: Findings, explored: Exploration, found: pd.DataFrame, carried: pd.
     places = graph.places(some, levels)
     text = caption(circuit)
     if len(places):
-        out.figure("circuit", figure.circuit(some, places, levels, headers(carried), text), places.reset_index())
+        behind = pd.concat([places.reset_index().assign(part="node"), graph.edge_frame(some).assign(part="edge")])
+        out.figure("circuit", figure.circuit(some, places, levels, headers(carried), text), behind)
     degree = pd.concat([_degrees(one) for one in explored.judged], ignore_index=True)
     out.table("degrees", degree)
     out.figure("degrees", figure.degrees(degree, text), degree)
@@ -115,8 +116,8 @@ def conclusion(blocks: pd.DataFrame, shares: pd.DataFrame) -> list[str]:
         beyond = "more" if row.lo > max(row.random_hi, row.matched_hi) else "no more"
         lines.append(
             f"recipe through {row.held} features of layer {row.through}: {row.share:.0%} [{row.lo:.0%}, {row.hi:.0%}] of its "
-            f"effect on the DE genes ({row.effect:+.3f}, up less down), {beyond} than through as many others (random {row.random:.0%}, as active "
-            f"{row.matched:.0%})."
+            f"effect on the DE genes ({row.effect:+.3f}, up less down), {beyond} than through as many others "
+            f"(random {row.random:.0%}, as active {row.matched:.0%})."
         )
     return lines
 
