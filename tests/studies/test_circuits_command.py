@@ -49,6 +49,10 @@ def test_tables_and_figures(plain):
     assert (pairs[["fdr_direction", "fdr_matched"]] <= 0.05).all(axis=None)
     found = pd.read_csv(folder / "edges.csv") if (folder / "edges.csv").is_file() else pd.DataFrame(columns=["layer", "to"])
     assert len(found) == pairs["edges"].sum()
+    strong = pd.read_csv(folder / "strongest.csv")
+    between = strong[strong["to"] != "head"]
+    assert between["cosine"].abs().max() <= 1 + 1e-5
+    assert strong.loc[strong["to"] == "head", "cosine"].isna().all()
     tested = pd.read_csv(folder / "attribution.csv")
     assert len(tested) == 3 * 4
     head = pd.read_csv(folder / "head.csv")
