@@ -60,9 +60,9 @@ def circuit(graph: nx.DiGraph, places: pd.DataFrame, levels: list[str], headers:
                 color="#555555", bbox=box, zorder=4,
             )  # fmt: skip
     for x, level in enumerate(levels):
-        ax.text(x, 1.03, level, ha="center", va="bottom", fontsize=9.5, fontweight="bold")
-        ax.text(x, 1.02, headers.get(level, ""), ha="center", va="top", fontsize=7, color="#333333")
-    ax.set(xlim=(-0.45, len(levels) - 0.6), ylim=(-0.03, 1.1))
+        ax.text(x, 1.08, level, ha="center", va="bottom", fontsize=9.5, fontweight="bold")
+        ax.text(x, 1.07, headers.get(level, ""), ha="center", va="top", fontsize=7, color="#333333")
+    ax.set(xlim=(-0.45, len(levels) - 0.6), ylim=(-0.03, 1.14))
     ax.set_axis_off()
     looks = [
         (UP, "-", "edge: the target rises with the source"),
