@@ -51,6 +51,8 @@ WORDS = {
     "contrast.column": "label",
     "layer.index": "layer",
     "lambda.value": "lam",
+    "lambda.mode": "lam_mode",
+    "objective.name": "objective",
     "sae.path": "sae",
 }
 """What a setting of the commands is called in a call; others by their own name, without the group."""
