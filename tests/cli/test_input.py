@@ -17,7 +17,6 @@ import zarr
 
 from steerpipe.cli.app import main
 from steerpipe.cli.hydra import compose
-from steerpipe.cli.runs import find_runs
 from steerpipe.config import ContrastConfig, DatasetConfig, TransferConfig
 from steerpipe.data import datasets
 from steerpipe.data.cells import CellSource
@@ -28,6 +27,7 @@ from steerpipe.data.matrices import on_disk
 from steerpipe.data.split import test_cells as marked
 from steerpipe.digest import file_digest
 from steerpipe.errors import SteerError
+from steerpipe.past import find_runs
 
 N = 60
 

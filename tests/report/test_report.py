@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 import steerpipe
 from steerpipe.cli.report import captions
-from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
+from steerpipe.cli.runs import differences, sweep_rows
+from steerpipe.past import Past, find_runs
 from steerpipe.plot.captions import CAPTIONS, caption_of
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
 from steerpipe.run import Run
