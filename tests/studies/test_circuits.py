@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from steerpipe.studies.circuits import ablation, attribution, edges, graph, mediation
-from steerpipe.studies.circuits.network import HEAD, LayerCodes, pool
+from steerpipe.studies.circuits.network import HEAD, LayerCodes
 
 from .planted import FEATURES, HIGH, LOW, TOKENS, plant
 
@@ -162,7 +162,7 @@ def test_an_ablation_is_the_edit_of_the_definition(explored):
     off[..., 3] = 0
     x[:, tokens] = off @ sae.W_dec + (x[:, tokens] - sae(x[:, tokens]))
     y = network.model.advance(x, LOW, HIGH)
-    zbar = pool(network.saes[HIGH].encode(y[:, tokens]), FEATURES)
+    zbar = network.saes[HIGH].encode(y[:, tokens]).dense(FEATURES).mean(1)
     np.testing.assert_allclose(found.changes[HIGH], (zbar - clean[HIGH])[found.cells], atol=1e-5)
     fires = (z[..., 3] != 0).any(1).numpy()
     np.testing.assert_array_equal(found.cells, np.flatnonzero(fires))
