@@ -113,6 +113,11 @@ def test_features_have_their_annotation(adata, model, sae, store):
     assert list(found.var_names) == [str(i) for i in range(sae.n_features)]
     assert adata.obs["steer_test"].sum() == 36
     found.write_h5ad(store / "features.h5ad")  # every column can be written
+    assert found.var["cell_types"].str.contains("T8").any()
+    adata.obs["kind"] = adata.obs["kind"].replace({"T8": "renamed"})  # the split stays: labels alone tell the two apart
+    again = sp.features(adata, model, sae, annotate=True, label="kind", store=store).var["cell_types"]
+    assert again.str.contains("renamed").any()
+    assert not again.str.contains("T8").any()
 
 
 def test_steered_cells_are_the_edited_model(adata, model, sae, recipe, store):
