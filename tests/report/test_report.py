@@ -239,7 +239,7 @@ def test_every_figure_that_is_saved_has_a_caption():
     package = Path(steerpipe.__file__).parent
     files = [*(package / "commands").glob("*.py"), *(package / "studies").rglob("*.py")]
     source = "".join(path.read_text() for path in files)
-    names = set(re.findall(r'(?:run|found)\.figure\("(\w+)"', source)) | set(
+    names = set(re.findall(r'(?:run|found|out)\.figure\("(\w+)"', source)) | set(
         re.findall(r'save_figure\(folder, "(\w+)"', source)
     )
     assert len(names) > 10
