@@ -17,7 +17,7 @@ from ..pipeline.dictionary import check_dictionary
 from ..pipeline.steered import steered
 from ..sae.centred import for_genes
 from .objects import SAE, Model, Recipe
-from .settings import TEST, mark_test_cells, opened, require_adata, told
+from .settings import mark_test_cells, opened, require_adata, set_apart, told
 
 
 @told
@@ -129,8 +129,8 @@ def features(
     SteerError
         The SAE is not of the model's width, or see `embed`.
     """
-    if annotate and TEST not in require_adata(adata).obs:
-        mark_test_cells(adata, label=label)
+    if annotate:
+        set_apart(adata, label=label)
     layer = sae.layer if layer is None else layer
     where: dict[str, Any] = {"layer": layer, "counts": counts, "store": store, "sae": SaeConfig(path=str(sae.path))}
     with opened(adata, model.path, model.revision, label=label, tested=annotate, **where) as pipeline:

@@ -20,7 +20,7 @@ from ..pipeline.fit import fit as fit_recipe
 from ..pipeline.fit import recipe_table
 from .cells import fits
 from .objects import SAE, Model, Recipe, sae_of
-from .settings import SIZES, TEST, group_of, mark_test_cells, opened, require_adata, told
+from .settings import SIZES, group_of, opened, set_apart, told
 
 SHARED = ("contrast", "lam", "label", "batch", "layer", "seed")
 """What recipes of one table have in common, beside the settings of their objective."""
@@ -65,7 +65,7 @@ def train_sae(
     """
     sizes = SIZES.get(model.path, {}) | {name: n for name, n in (("k", k), ("expansion", expansion)) if n is not None}
     config = group_of(SaeConfig, settings, seed=seed, **sizes)
-    _tested(adata, label, batch)
+    set_apart(adata, label=label, batch=batch)
     where: dict[str, Any] = {"layer": layer, "counts": counts, "store": store, "label": label, "batch": batch}
     with opened(adata, model.path, model.revision, tested=True, sae=config, **where) as pipeline:
         return sae_of(pipeline.dictionary().artefact.path, layer_index(pipeline.config))
@@ -118,7 +118,7 @@ def fit(
     chosen = group_of(ObjectiveConfig, settings, name=name).named(objective)
     penalty = LambdaConfig(lam_mode, lam)
     contrast = ContrastConfig(_labels(source), _labels(target), seed=seed)
-    _tested(adata, label, batch)
+    set_apart(adata, label=label, batch=batch)
     groups: dict[str, Any] = {"objective": chosen, "lam": penalty, "contrast": contrast, "seed": seed}
     where: dict[str, Any] = {"counts": counts, "store": store, "label": label, "batch": batch, "tested": True}
     where |= {"layer": sae.layer if layer is None else layer, "sae": SaeConfig(path=str(sae.path))}
@@ -180,7 +180,7 @@ def evaluate(
             raise SteerError(f"the recipes {pair} differ in more than objective and form; evaluate each in a call of its own.")
     groups: dict[str, Any] = {"objective": first.settings, "lam": first.lam, "contrast": first.contrast, "seed": first.seed}
     groups["evaluate"] = group_of(EvaluateConfig, settings, objectives=names)
-    _tested(adata, first.label, first.batch)
+    set_apart(adata, label=first.label, batch=first.batch)
     where: dict[str, Any] = {"counts": counts, "store": store, "label": first.label, "batch": first.batch, "tested": True}
     where |= {"layer": first.layer, "sae": SaeConfig(path=str(sae.path))}
     with opened(adata, model.path, model.revision, **where, **groups) as pipeline:
@@ -195,12 +195,6 @@ def evaluate(
     table = headline(scores)
     table.attrs["conclusion"] = conclusions(scores)
     return table
-
-
-def _tested(adata: AnnData, label: str | None, batch: str | None) -> None:
-    """Set test cells apart where that has not been done."""
-    if TEST not in require_adata(adata).obs:
-        mark_test_cells(adata, label=label, batch=batch)
 
 
 def _labels(chosen: str | Sequence[str]) -> Any:

@@ -154,6 +154,12 @@ def mark_test_cells(
     adata.obs[TEST] = np.asarray(test_cells(adata.obs, chosen))
 
 
+def set_apart(adata: AnnData, *, label: str | None, batch: str | None = None) -> None:
+    """Mark test cells where that has not been done."""
+    if TEST not in require_adata(adata).obs:
+        mark_test_cells(adata, label=label, batch=batch)
+
+
 def require_adata(adata: AnnData) -> AnnData:
     """Refuse anything but an AnnData."""
     if not isinstance(adata, AnnData):

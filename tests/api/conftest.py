@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
 import steerpipe as sp
-from steerpipe.cli.app import main
+
+from ..made import called
 
 SAE = {"expansion": 4, "k": 8, "tokens": 20_000}
 SCORED = {"n_permutations": 3, "n_permutations_model": 1, "n_random": 1, "n_bootstrap": 20, "max_cells": 20}
@@ -52,17 +51,8 @@ def recipe(labelled, model, sae, store):
 
 
 def steer(*words):
-    """Run a command in this process, and give logging back as it was."""
-    kept, level = logging.root.handlers[:], logging.root.level
-    try:
-        with pytest.raises(SystemExit) as end:
-            main(list(words))
-    finally:
-        for handler in set(logging.root.handlers) - set(kept):
-            handler.close()
-        logging.root.handlers = kept
-        logging.root.setLevel(level)
-    assert end.value.code == 0
+    """Run a command in this process."""
+    assert called(*words) == 0
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from steerpipe.models.checkpoints import load_model
 from steerpipe.sae.io import load_sae, save_sae
 from steerpipe.store import Store
 
+from ..made import own_logging
 from ..sae.test_sae import random_sae
 
 TINY = ["model=local", "model.path={tiny}", "layer=1", "debug=small"]
@@ -165,7 +166,6 @@ def said(capfd, tmp_path, monkeypatch, tiny_folder):
     """Call `steer` in this process, from an empty folder; return its exit code and its one line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STEER_DATA", str(tmp_path / "no data"))
-    kept = logging.root.handlers[:], logging.root.level
 
     def call(*words):
         with pytest.raises(SystemExit) as end:
@@ -177,11 +177,8 @@ def said(capfd, tmp_path, monkeypatch, tiny_folder):
         assert "HYDRA_FULL_ERROR" not in text
         return end.value.code, lines[0]
 
-    yield call
-    for handler in set(logging.root.handlers) - set(kept[0]):
-        handler.close()
-    logging.root.handlers, level = kept
-    logging.root.setLevel(level)
+    with own_logging():
+        yield call
 
 
 def check(error, *parts):

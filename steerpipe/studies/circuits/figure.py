@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ...plot.style import COLOURS, GREY, note, styled, subplots
 
@@ -92,6 +93,7 @@ def degrees(table: pd.DataFrame, caption: str) -> Figure:
         ax.scatter(100 * some["firing"], some["degree"], s=18, color=COLOURS["latent"], linewidths=0)
         ax.set_title(f"layer {layer} to {to}", loc="left")
         ax.set(xlabel="tokens at which it fires [%]", ylabel="edges")
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     note(figure, caption)
