@@ -84,7 +84,7 @@ def _features(ax: Axes, terms: pd.DataFrame) -> None:
     ax.set_xlim(low * 1.05, high + 1.6 * max(high - low, 1e-9))
     ax.set_yticks(at, [str(feature) for feature in terms["feature"]])
     ax.set(xlabel="theta", ylabel="feature")
-    ax.set_title("features; terms without the programme's genes (grey: none, genes)", loc="left")
+    ax.set_title("features, terms without the programme's own genes", loc="left")
 
 
 def _genes(ax: Axes, genes: pd.DataFrame) -> None:
@@ -97,6 +97,6 @@ def _genes(ax: Axes, genes: pd.DataFrame) -> None:
     ax.set(xlabel="half-samples whose combination has it [%]", xlim=(0, 105))
     for kind, hue in KIND_COLOURS.items():
         ax.scatter([], [], c=hue, s=30, label=f"{marks[kind]}  {kind}")
-    ax.scatter([], [], c=GREY, s=30, label="not stable, or as often in random recipes")
+    ax.scatter([], [], c=GREY, s=30, label="not named")
     ax.set_title("perturbations that explain the shift", loc="left")
-    ax.legend(loc="lower right")
+    ax.legend(loc="center right")
