@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from steerpipe.pipeline.program import HALVES
 from steerpipe.steering import proximal
 from steerpipe.steering.lasso import LatentProblem
 from steerpipe.steering.objectives import ProgramObjective
@@ -12,6 +14,7 @@ from steerpipe.steering.pooled import pooled_codes
 from steerpipe.steering.program import score_weights, seen_half
 from steerpipe.studies.recipe.explain import Rules, combine, explain, stability
 from steerpipe.studies.recipe.perturb import KINDS, Perturbation, Perturber, high_counts
+from steerpipe.studies.recipe.scores import ALIKE, CROSS, OWN, RANDOM, RECIPE, summary
 
 from . import planted_recipe as planted
 
@@ -141,3 +144,19 @@ def test_perturbed_counts_and_cells_that_nothing_changes():
     assert not found[0][silent].any()
     whole = how.embeddings(how.changed([Perturbation(2, 0)])) - base
     np.testing.assert_allclose(found[0][~silent], whole[~silent], atol=1e-6)
+
+
+def test_a_recipe_is_judged_as_it_would_be_fitted_in_its_null():
+    """A recipe that is above random programmes only because it was fitted with more care is not beyond them."""
+    rows = [(what, half, 0, rise, rise) for half in HALVES for what, rise in ((RECIPE, 0.9), (ALIKE, 0.4))]
+    rows += [(what, half, i, 0.5 + i, 0.5 - 0.01 * i) for half in HALVES for i in range(39) for what in (OWN, CROSS)]
+    rows += [(RANDOM, half, i, 0.02 * i, 0.02 * i) for half in HALVES for i in range(39)]
+    scores = pd.DataFrame(rows, columns=["what", "half", "draw", "rise", "sds"]).assign(lo=0.0, hi=1.0)
+    table = summary(scores).set_index(["what", "half"])
+    found = table.loc[(RECIPE, "held")]
+    assert found["rise"] == 0.9
+    assert found["p_program"] == pytest.approx((1 + 11) / 40)
+    assert found["p_features"] == pytest.approx(1 / 40)
+    assert found["p_cross"] == 1
+    assert table.loc[(RANDOM, "held"), "hi"] == pytest.approx(np.percentile(0.02 * np.arange(39), 97.5))
+    assert table["p_program"].notna().sum() == len(HALVES)

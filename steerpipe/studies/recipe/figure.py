@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ...plot.style import COLOURS, GREY, note, styled, subplots
 from .perturb import KINDS
-from .scores import CROSS, OWN
+from .scores import ALIKE, CROSS, OWN
 from .table import LEVEL, Answer
 
 SHOWN = 12
@@ -45,7 +45,7 @@ def score_bars(answer: Answer) -> pd.DataFrame:
     """Return the bars of the first panel: rise, lo and hi of every edit and half; the loop's beside them."""
     bars = answer.scores[answer.scores["half"].isin(HALF_COLOURS)]
     columns = ["what", "half", "rise", "lo", "hi"]
-    bars = bars[(bars["what"] != "no-op")][columns]
+    bars = bars[~bars["what"].isin(["no-op", ALIKE])][columns]
     if answer.loop is None:
         return bars.reset_index(drop=True)
     loop = answer.loop[

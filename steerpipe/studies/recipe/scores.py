@@ -14,15 +14,21 @@ from ...pipeline.artefact import built
 from ...pipeline.experiment import Experiment
 from ...pipeline.fit import Recipe
 from ...pipeline.null import null_recipes
-from ...pipeline.problems import shift
+from ...pipeline.problems import shift, solve
 from ...pipeline.program import HALVES, Phenotype, phenotype, random_phenotype
 from ...pipeline.scoring import Scorer, make_scorer
 from ...progress import track
 from ...steering.controls import random_direction, random_recipe
 from ...steering.intervene import State, add_vector, splice
 
-VERSION = 1
-RECIPE, RANDOM, OWN, CROSS = "recipe", "random features", "random programme, its own rise", "random programme's recipe"
+VERSION = 2
+RECIPE, ALIKE, RANDOM, OWN, CROSS = (
+    "recipe",
+    "recipe, fitted as the null",
+    "random features",
+    "random programme, its own rise",
+    "random programme's recipe",
+)
 N_BOOTSTRAP = 1000
 
 
@@ -51,7 +57,7 @@ def score_table(asked: Phenotype, recipe: Recipe) -> pd.DataFrame:
 
     def build(folder: Path) -> None:
         rows = []
-        n = 3 + config.n_random + max(1, config.n_random // 4) + 2 * len(thetas)
+        n = 4 + config.n_random + max(1, config.n_random // 4) + 2 * len(thetas)
         for what, draw, of, state in track(edits(asked, recipe, thetas, how), "scores", n):
             for half in HALVES:
                 weights = of.weights(half)
@@ -72,6 +78,8 @@ def edits(asked: Phenotype, recipe: Recipe, null: np.ndarray, how: Scorer) -> It
     experiment, theta = asked.experiment, recipe.theta
     config, device = experiment.context.config.recipe, experiment.cached.device
     yield RECIPE, 0, asked, how.recipe(theta, recipe.mode)
+    alike = solve(experiment, recipe.settings, [experiment.sides], experiment.context.config.lam, direct=True).theta
+    yield ALIKE, 0, asked, how.recipe(alike, recipe.mode) if alike.any() else how.base
     yield "no-op", 0, asked, how.base
     yield "SAE spliced in", 0, asked, how.state(splice(experiment.sae))
     rng = np.random.default_rng([config.seed, 84])
@@ -93,18 +101,23 @@ def edits(asked: Phenotype, recipe: Recipe, null: np.ndarray, how: Scorer) -> It
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Return a row an edit and half: means over draws, and of the recipe p against each kind of draws.
 
-    p_program : random programmes of like size and expression whose recipe raises their own score by as many SDs
-    p_features : recipes of the same values on random features that raise this score as much
+    p_program : random programmes of like size and expression whose recipe raises their own score by as many SDs as the recipe
+        that is fitted as theirs are, without the rungs of the ladder
+    p_features, p_cross : recipes of the same values on random features, and recipes of random programmes, that raise this score
+        as much
     """
     groups = scores.groupby(["what", "half"], sort=False)
     table = groups[["rise", "sds", "lo", "hi"]].mean().reset_index().assign(draws=groups.size().to_numpy())
     many = table["draws"] > 1
     for bound, q in (("lo", 0.025), ("hi", 0.975)):
         table[bound] = np.where(many, groups["rise"].quantile(q).to_numpy(), table[bound])
-    for column, what, unit in (("p_program", OWN, "sds"), ("p_features", RANDOM, "rise"), ("p_cross", CROSS, "rise")):
+    nulls = {"p_program": (ALIKE, OWN, "sds"), "p_features": (RECIPE, RANDOM, "rise"), "p_cross": (ALIKE, CROSS, "rise")}
+    for column, (own, what, unit) in nulls.items():
         table[column] = np.nan
         for half in HALVES:
+            value, null = (
+                scores.loc[(scores["what"] == one) & (scores["half"] == half), unit].to_numpy() for one in (own, what)
+            )
             there = (table["what"] == RECIPE) & (table["half"] == half)
-            null = scores.loc[(scores["what"] == what) & (scores["half"] == half), unit].to_numpy()
-            table.loc[there, column] = permutation_p(float(table.loc[there, unit].iloc[0]), null, "higher").p
+            table.loc[there, column] = permutation_p(float(value[0]), null, "higher").p
     return table
