@@ -130,8 +130,21 @@ class Back:
         """Return the programme's rise in held-out rows under the named perturbations together, each alone, and random ones.
 
         Columns: what, half, draw, rise (log1p CP10K). Genes that are perturbed are no matched genes of the score. Random
-        ones are as many candidates, as many of them knocked out.
+        ones are as many candidates, as many of them knocked out. Kept; a killed run resumes at the set of perturbations.
         """
+        experiment, config = self.experiment, self.experiment.context.config.recipe
+
+        def build(folder: Path) -> None:
+            self._loop(named, rows, folder).to_parquet(folder / "loop.parquet", index=False)
+
+        reads = {"program": self.asked.key(), "named": [list(one) for one in named], "candidates": self.candidates.tolist()}
+        reads |= {"cells": experiment.cells[rows].tolist(), "n_random": config.n_random, "seed": config.seed}
+        reads |= {"global_seed": experiment.context.config.seed, "split": experiment.activations.split_key}
+        parents = [experiment.streams]
+        made = built(experiment.context, "recipe-loop", build, version=VERSION, reads=reads, parents=parents)
+        return pd.read_parquet(made.path / "loop.parquet")
+
+    def _loop(self, named: Sequence[Perturbation], rows: np.ndarray, folder: Path) -> pd.DataFrame:
         experiment, config = self.experiment, self.experiment.context.config.recipe
         how = self.perturber(experiment.cells[rows])
         base = how.expression(how.counts)
@@ -144,12 +157,18 @@ class Back:
             some = [Perturbation(int(column), one.kind) for column, one in zip(drawn, named, strict=False)]
             sets.append(("random candidates", draw, some))
         out = []
-        for what, draw, some in track(sets, "loop", len(sets)):
-            after = how.expression(how.changed(some))
-            touched = np.array([one.column for one in some])
-            for half in HALVES:
-                risen = rise(base, after, self.asked.weights(half, without=touched)).mean()
-                out.append({"what": what, "half": half, "draw": draw, "rise": risen})
+
+        def risen(some: list[Perturbation]) -> np.ndarray:
+            after, touched = how.expression(how.changed(some)), np.array([one.column for one in some])
+            return np.array([rise(base, after, self.asked.weights(half, without=touched)).mean() for half in HALVES])
+
+        for number, (what, draw, some) in enumerate(track(sets, "loop", len(sets))):
+            file = folder / f"{number:04d}.npy"
+            kept(file, partial(risen, some))
+            out += [
+                {"what": what, "half": half, "draw": draw, "rise": value}
+                for half, value in zip(HALVES, np.load(file), strict=True)
+            ]
         return pd.DataFrame(out)
 
 
