@@ -14,6 +14,7 @@ from steerpipe.pipeline.evaluation import evaluation
 from steerpipe.pipeline.fit import fit
 from steerpipe.pipeline.null import null_recipes
 from steerpipe.pipeline.pipeline import Pipeline
+from steerpipe.pipeline.problems import solve
 from steerpipe.pipeline.program import phenotype, random_phenotype, reach
 from steerpipe.store import Store
 
@@ -86,6 +87,10 @@ def test_the_null_is_of_random_programmes(make):
     experiment = pipeline.experiment()
     _, thetas = null_recipes(experiment, pipeline.config.objective)
     assert len(thetas) == 2
+    for number, theta in enumerate(thetas):
+        other = random_phenotype(experiment, number)
+        found = solve(other, other.context.config.objective, [experiment.sides], other.context.config.lam, direct=True)
+        np.testing.assert_allclose(theta, found.theta, atol=1e-6)
     assert (np.abs(thetas).sum(1) > 0).all()
     drawn = [phenotype(random_phenotype(experiment, i)).program for i in range(2)]
     assert set(drawn[0].up) != set(drawn[1].up)
