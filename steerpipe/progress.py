@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -48,8 +49,12 @@ class Rate(ProgressColumn):
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Open a progress display with rate and time left on standard error; nothing is drawn where that is not a terminal."""
+    """Open a progress display with rate and time left on standard error.
+
+    Nothing is drawn where that is neither a terminal nor a notebook with ipywidgets.
+    """
     console = Console(stderr=True)
+    watched = _widgets() if console.is_jupyter else console.is_terminal
     columns = ("[progress.description]{task.description}", BarColumn(), "{task.completed:,.0f}/{task.total:,.0f}")
     bar = Progress(
         *columns,
@@ -59,10 +64,15 @@ def progress() -> Iterator[Progress]:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal or bool(os.environ.get(QUIET)),
+        disable=not watched or bool(os.environ.get(QUIET)),
     )
     with bar:
         yield bar
+
+
+def _widgets() -> bool:
+    """Whether rich can draw in a notebook: without ipywidgets it warns, at every refresh."""
+    return importlib.util.find_spec("ipywidgets") is not None
 
 
 def add_task(bar: Progress, description: str, total: float) -> TaskID:

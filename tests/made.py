@@ -1,10 +1,16 @@
-"""A pipeline with a run folder, as commands are given them."""
+"""What several tests make: a pipeline with a run folder, and `steer` called in this process."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
+from steerpipe.cli.app import main
 from steerpipe.pipeline.pipeline import Pipeline
 from steerpipe.run import Run
 
@@ -20,3 +26,23 @@ def a_run(folder: Path, command: str = "test") -> Run:
     """Return a run in a folder that exists."""
     folder.mkdir(parents=True, exist_ok=True)
     return Run(folder, command, {})
+
+
+@contextmanager
+def own_logging() -> Iterator[None]:
+    """Give logging back as it was: a command sets handlers of its own."""
+    kept, level = logging.root.handlers[:], logging.root.level
+    try:
+        yield
+    finally:
+        for handler in set(logging.root.handlers) - set(kept):
+            handler.close()
+        logging.root.handlers = kept
+        logging.root.setLevel(level)
+
+
+def called(*words: str) -> int:
+    """Call `steer` in this process; return its exit code."""
+    with own_logging(), pytest.raises(SystemExit) as end:
+        main(list(words))
+    return end.value.code

@@ -14,6 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"data", "config", "errors", "device", "digest", "progress"}
 LIBRARY = {"evaluate", "interpret", "steering", "sae", "activations", "pretraining", "models"}
 ALLOWED = {
+    "__init__": {"api"},
+    "api": {"pipeline", "past", "store"} | LIBRARY | BASE,
     "commands": {"studies", "pipeline", "plot", "report", "run", "store"} | LIBRARY | BASE,
     "studies": {"pipeline", "plot"} | LIBRARY | BASE,
     "pipeline": {"store"} | LIBRARY | BASE,
@@ -22,6 +24,7 @@ ALLOWED = {
     **dict.fromkeys(LIBRARY, LIBRARY | BASE),
     "data": {"config", "errors", "digest", "progress"},
     "config": {"errors"},
+    "past": {"run", "errors"},
     "run": {"store", "tracking"},
     "store": {"errors"},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shlex
 
@@ -11,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steerpipe.cli.app import main
-
 from .cli.conftest import SMALL
+from .made import called
 from .test_readme import LINES, PAGES, STAGES
 
 MARK = re.compile(r"\[(GPU|network|data|SLURM|weights)\]")
@@ -77,16 +75,7 @@ def adapted(words, tiny_folder, home):
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_of_the_pages_runs(words, home, tiny_folder, monkeypatch):
     monkeypatch.chdir(home)
-    kept, level = logging.root.handlers[:], logging.root.level
-    try:
-        with pytest.raises(SystemExit) as end:
-            main(adapted(words, tiny_folder, home))
-    finally:
-        for handler in set(logging.root.handlers) - set(kept):
-            handler.close()
-        logging.root.handlers = kept
-        logging.root.setLevel(level)
-    assert end.value.code == 0
+    assert called(*adapted(words, tiny_folder, home)) == 0
 
 
 def test_marks_are_few():

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SteerError, UsageError
+from ..past import find_runs, resolve_run
 from ..run import flatten
 from . import tasks
 from .failure import explain
 from .hydra import complete, compose, compose_raw, forward
-from .runs import JSON, NAME, OUTPUTS, _json, find_runs, resolve_run
+from .runs import JSON, NAME, OUTPUTS, _json
 
 
 def rerun(name: NAME = "last", outputs: OUTPUTS = Path("outputs")) -> None:

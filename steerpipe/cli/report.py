@@ -10,7 +10,8 @@ import typer
 
 from ..commands import COMMANDS
 from ..errors import SteerError, UsageError
-from .runs import OUTPUTS, differences, resolve_run, resolve_sweep, sweep_rows
+from ..past import resolve_run
+from .runs import OUTPUTS, differences, resolve_sweep, sweep_rows
 
 
 def captions() -> dict[str, str]:

@@ -27,6 +27,11 @@ def report(run: Run, found: Evaluation, markers: Sequence[str]) -> None:
     run.table("headline", headline(found.scores))
     run.table("genes", found.genes[found.genes["kind"] == "recipe"])
     run.table("markers", found.genes[found.genes["gene"].isin(markers)])
+    missing = [gene for gene in markers if gene not in set(found.genes["gene"])] if len(found.genes) else []
+    if missing:
+        log.warning(
+            "evaluate.markers: the dataset has no %s among the model's genes; markers.csv leaves them out", ", ".join(missing)
+        )
     run.table("agreement", found.agreement)
     run.table("directions", found.directions.rename(columns={"p": "binomial_p"}))
     for name in ("paths", "cumulative", "steering_genes", "entanglement", "stand_ins"):

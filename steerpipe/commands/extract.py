@@ -61,17 +61,18 @@ def null_fits(config: Config, planned: str | None) -> NullFits | None:
     """Return the fits of a planned command that get a null; None for one that draws none."""
     if planned in ("evaluate", "run", "plot"):
         return evaluated_fits(config)
-    for command in COMMANDS:
-        if command.module == planned and command.study is not None:
-            counted = getattr(importlib.import_module(f"steerpipe.studies.{command.study}"), "null_fits", None)
-            return None if counted is None else NullFits(*counted(config))
-    return None
+    folder = planned_study(planned)
+    counted = None if folder is None else getattr(importlib.import_module(folder), "null_fits", None)
+    return None if counted is None else NullFits(*counted(config))
 
 
 def study_plan(planned: str | None) -> Any:
     """Return the module in which a planned study tells its own cost: `cost`, and `extraction` where it needs another one."""
-    for command in COMMANDS:
-        if command.module == planned and command.study is not None:
-            name = f"steerpipe.studies.{command.study}.plan"
-            return importlib.import_module(name) if importlib.util.find_spec(name) else None
-    return None
+    name = f"{planned_study(planned)}.plan"
+    return importlib.import_module(name) if planned_study(planned) and importlib.util.find_spec(name) else None
+
+
+def planned_study(planned: str | None) -> str | None:
+    """Return the package of the study that a planned command runs; None for one that runs none."""
+    found = next((one.study for one in COMMANDS if one.module == planned), None)
+    return None if found is None else f"steerpipe.studies.{found}"

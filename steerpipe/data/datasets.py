@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,15 @@ import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
 
 from ..errors import SteerError, unknown
-from .counts import NotCountsError, check_counts, read_rows, recover_counts, where_counts
+from .counts import CHUNK, NotCountsError, check_counts, read_rows, recover_counts, where_counts
 from .matrices import Matrices, on_disk, open_file
 
 if TYPE_CHECKING:
     from ..config import DatasetConfig
 
 log = logging.getLogger(__name__)
+LENT: dict[str, AnnData] = {}
+"""AnnData of a running Python that `load` finds by name (see `lend`)."""
 
 
 def data_dir() -> Path:
@@ -47,6 +51,8 @@ def load(cfg: DatasetConfig) -> AnnData:
     SteerError
         No such dataset, file, layer or column, or no raw counts: the message names the layer that has them.
     """
+    if cfg.name in LENT:
+        return LENT[cfg.name]
     name = "h5ad" if cfg.name not in LOADERS and cfg.path is not None else cfg.name  # a user's own group has a name of its own
     if name not in LOADERS:
         raise unknown("dataset", name, LOADERS)
@@ -54,7 +60,43 @@ def load(cfg: DatasetConfig) -> AnnData:
     return prepare(Matrices.of(found) if isinstance(found, AnnData) else found, cfg)
 
 
-def prepare(offered: Matrices, cfg: DatasetConfig) -> AnnData:
+@contextmanager
+def lend(adata: AnnData, cfg: DatasetConfig, *, min_cells: int = 20) -> Iterator[str]:
+    """Let `load` find an AnnData, in memory or backed, under the name that is yielded; it is left alone.
+
+    The name is a digest of its counts and of its genes' names: where labels change, what the model made of the counts keeps its
+    name. Cost: one pass over the counts.
+
+    Parameters
+    ----------
+    cfg : its `layer`, `label` and `batch` are looked at; `name` is what messages call the AnnData
+
+    Raises
+    ------
+    SteerError
+        See `load`.
+    """
+    checked = prepare(Matrices.of(adata), cfg, min_cells=min_cells)
+    texts = checked.var.select_dtypes(exclude=["number", "bool"])  # what tools add to var are numbers: no names
+    whole = hashlib.sha256(repr(list(texts)).encode())
+    whole.update(pd.util.hash_pandas_object(texts.astype(str)).to_numpy().tobytes())
+    for start in range(0, checked.n_obs, CHUNK):
+        rows = read_rows(checked.X, slice(start, start + CHUNK))
+        rows.sum_duplicates()
+        for array in (np.diff(rows.indptr).astype(np.int64), rows.indices.astype(np.int64), rows.data):
+            whole.update(array.tobytes())
+    name = f"{cfg.name}-{whole.hexdigest()[:16]}"
+    before = LENT.get(name)
+    LENT[name] = checked
+    try:
+        yield name
+    finally:
+        LENT.pop(name)
+        if before is not None:
+            LENT[name] = before
+
+
+def prepare(offered: Matrices, cfg: DatasetConfig, *, min_cells: int = 20) -> AnnData:
     """Pick the matrix of raw counts, the labels and the cells that a config asks for (see `load`)."""
     name, where = str(cfg.path or cfg.name), "X" if cfg.layer is None else f"dataset.layer={cfg.layer}"
     n, rows = len(offered.obs), None
@@ -68,7 +110,7 @@ def prepare(offered: Matrices, cfg: DatasetConfig) -> AnnData:
             raise unknown("label column", column, adata.obs.columns)
         adata.obs[column] = adata.obs[column].astype(str)
     try:
-        off = check_counts(adata.X, name=name, where=where)
+        off = check_counts(adata.X, name=name, where=where, min_cells=min_cells)
     except NotCountsError as error:
         raise SteerError(f"{error} {where_counts(offered, cfg.layer)}") from None
     _remark(name, adata, off)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -150,17 +151,33 @@ def feature_activity(
     )
 
 
-def cell_activity(dictionary: FeatureDictionary, source: TokenSource, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each cell's mean |z| of every feature over its stored tokens, float32 (n, F), and its mean activation, (n, D)."""
-    codes = np.zeros((len(cells), dictionary.n_features), np.float32)
-    means = np.zeros((len(cells), source.width), np.float32)
-    for i, (columns, x) in enumerate(source.cell_by_cell(cells, at_once=CELLS_AT_ONCE)):
+class CellCodes(NamedTuple):
+    """What a dictionary's features do in some cells, means over a cell's stored tokens, float32.
+
+    Attributes
+    ----------
+    size, signed : (n, F) mean |z|, and mean z
+    streams : (n, D) mean activation
+    """
+
+    size: np.ndarray
+    signed: np.ndarray
+    streams: np.ndarray
+
+
+def cell_codes(dictionary: FeatureDictionary, source: TokenSource, cells: np.ndarray) -> CellCodes:
+    """Return what a dictionary's features do in each of some cells. Time: its encoder over their tokens."""
+    F = dictionary.n_features
+    size, signed = np.zeros((len(cells), F), np.float32), np.zeros((len(cells), F), np.float32)
+    streams = np.zeros((len(cells), source.width), np.float32)
+    tokens = track(source.cell_by_cell(cells, at_once=CELLS_AT_ONCE), "features", len(cells))
+    for i, (columns, x) in enumerate(tokens):
         with torch.no_grad():
             found = dictionary.at(columns).encode(torch.from_numpy(x).to(dictionary.W_dec.device))
-        sizes = found.values.abs().double().cpu().numpy().ravel()
-        total = np.bincount(found.indices.cpu().numpy().ravel(), sizes, dictionary.n_features)
-        codes[i], means[i] = total / max(1, len(x)), x.mean(0)
-    return codes, means
+        z, at = found.values.double().cpu().numpy().ravel(), found.indices.cpu().numpy().ravel()
+        size[i], signed[i] = (np.bincount(at, values, F) / max(1, len(x)) for values in (np.abs(z), z))
+        streams[i] = x.mean(0)
+    return CellCodes(size, signed, streams)
 
 
 def top_genes(M: np.ndarray, n: int, *, rows: int = 1024) -> np.ndarray:

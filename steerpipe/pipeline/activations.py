@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..activations.extract import OnlineStreams, extract
 from ..activations.plan import Plan, PlannedBlock, check_disk, make_plan
-from ..activations.shards import BYTES, Shards
+from ..activations.shards import BYTES, Shards, layer_folder
 from ..activations.tokens import TokenPolicy, TokenSource, affordable_policy
 from ..config import Config, as_dict
 from ..data import datasets
@@ -48,6 +48,7 @@ class Activations:
     genes : the valid genes' symbols
     policy : which gene tokens of a cell there are
     fit, test : int64, ascending positions of the cells that fits may see, and of the test cells
+    layer : 0-based block whose output they are
     open : opens the gene tokens, on disk or computed when asked for
     """
 
@@ -57,12 +58,18 @@ class Activations:
     policy: TokenPolicy
     fit: np.ndarray
     test: np.ndarray
+    layer: int
     open: Callable[[], TokenSource]
 
     @cached_property
     def tokens(self) -> TokenSource:
         """The gene tokens: opened when they are asked for, since online ones need the model."""
         return self.open()
+
+    @property
+    def means(self) -> np.ndarray:
+        """float32 (N, D): each cell's mean stream over the valid genes, of stored activations."""
+        return np.asarray(np.load(layer_folder(self.artefact.path, self.layer) / "mean.npy"))
 
     @property
     def split_key(self) -> str:
@@ -125,12 +132,16 @@ def activations(context: Context, check: Callable[[pd.DataFrame], object] = lamb
     artefact = built(context, "extract", build, **_key(config, digest))
     path = artefact.path
     obs, genes = pd.read_parquet(path / "obs.parquet"), (path / "genes.txt").read_text().split()
+    if (lent := datasets.LENT.get(config.dataset.name)) is not None:
+        # labels of a running Python may have changed since: the stream does not depend on them, what is built on it may
+        obs = _labels(lent.obs)
+        artefact = replace(artefact, key=f"{artefact.key}-{_labels_key(config, obs)}")
 
     def tokens() -> TokenSource:
         return _online(config) if online else Shards(path, layer_index(config))
 
     policy = _policy(config, _arch(config), len(obs), len(genes))
-    return Activations(artefact, obs, genes, policy, *fit_and_test(obs, config.dataset), tokens)
+    return Activations(artefact, obs, genes, policy, *fit_and_test(obs, config.dataset), layer_index(config), tokens)
 
 
 def extract_part(context: Context) -> None:
@@ -224,11 +235,25 @@ def _extract(config: Config, cells: CellSource, folder: Path, part: tuple[int, i
 
 def _describe(cells: CellSource, folder: Path) -> None:
     """Write labels and matched genes."""
-    obs = cells.obs.astype(str)
-    obs.insert(0, "cell" if "cell" not in obs else "cell name", cells.obs.index.astype(str))
-    obs.to_parquet(folder / "obs.parquet", index=False)
+    _labels(cells.obs).to_parquet(folder / "obs.parquet", index=False)
     (folder / "genes.txt").write_text("\n".join(cells.alignment.genes[i] for i in cells.valid) + "\n")
     cells.table.to_csv(folder / "genes.csv", index=False)
+
+
+def _labels(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return every column of obs as text, the cells' names first."""
+    found = obs.astype(str)
+    found.insert(0, "cell" if "cell" not in found else "cell name", obs.index.astype(str))
+    return found.reset_index(drop=True)
+
+
+def _labels_key(config: Config, obs: pd.DataFrame) -> str:
+    """What identifies the columns that the settings name: all that is read of obs."""
+    named = {config.dataset.label, config.dataset.batch, config.dataset.test, config.contrast.column}
+    whole = hashlib.sha256()
+    for name in sorted(str(name) for name in named & set(obs)):
+        whole.update(f"{name}\n".encode() + pd.util.hash_pandas_object(obs[name], index=False).to_numpy().tobytes())
+    return whole.hexdigest()[:8]
 
 
 def _online(config: Config) -> OnlineStreams:

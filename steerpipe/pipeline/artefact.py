@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from ..store import Artefact
 from .context import Context
 
-__all__ = ["Artefact", "built", "kept", "shared"]
+__all__ = ["Artefact", "built", "kept", "save_arrays", "shared"]
 
 
 def built(
@@ -48,3 +49,13 @@ def kept(file: Path, compute: Callable[[], np.ndarray]) -> None:
         beside = file.with_suffix(".tmp.npy")
         np.save(beside, compute())
         beside.replace(file)
+
+
+def save_arrays(file: Path, arrays: np.ndarray | Mapping[str, np.ndarray]) -> None:
+    """Write an array as .npy, or several as .npz, beside and then renamed: several processes may build in one folder."""
+    beside = file.with_suffix(f".{os.getpid()}.tmp{file.suffix}")
+    if isinstance(arrays, np.ndarray):
+        np.save(beside, arrays)
+    else:
+        np.savez(beside, **arrays)  # type: ignore[arg-type]
+    beside.replace(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..interpret.activity import cell_activity
+from ..interpret.activity import cell_codes
 from .annotation import Inputs
 from .artefact import built
 from .context import Context
@@ -27,7 +27,7 @@ def feature_cells(context: Context, given: Inputs) -> tuple[pd.DataFrame, np.nda
     some = np.sort(rng.permutation(source.fit)[:MAX_CELLS])
 
     def build(folder: Path) -> None:
-        codes, means = cell_activity(given.dictionary.sae, source.tokens, some)
+        codes, _, means = cell_codes(given.dictionary.sae, source.tokens, some)
         if len(some) >= MIN_UMAP:
             xy = np.asarray(fit_umap(means, seed).embedding_)
         else:

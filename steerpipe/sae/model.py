@@ -21,6 +21,10 @@ class Codes(NamedTuple):
         """Return the codes as (..., F) with zeros."""
         return self.values.new_zeros(*self.values.shape[:-1], n_features).scatter(-1, self.indices, self.values)
 
+    def of(self, feature: int) -> Tensor:
+        """Return one feature's code at every token, (...); 0 where it is silent."""
+        return torch.where(self.indices == feature, self.values, 0.0).sum(-1)
+
 
 class TopKSAE(nn.Module):
     """z = TopK(act((x - b_pre) W_enc + b_enc)), x_hat = z W_dec + b_dec + b_pre.

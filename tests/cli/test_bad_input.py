@@ -22,6 +22,7 @@ from steerpipe.models.checkpoints import load_model
 from steerpipe.sae.io import load_sae, save_sae
 from steerpipe.store import Store
 
+from ..made import own_logging
 from ..sae.test_sae import random_sae
 
 TINY = ["model=local", "model.path={tiny}", "layer=1", "debug=small"]
@@ -95,7 +96,7 @@ COMMANDS = [
     (["fit", "hydra/launcher=jblib"], 1, "did you mean 'joblib'?", "submitit_slurm"),
     (["fit", "sae.kk=3"], 1, "unknown key in sae 'kk'; did you mean 'k'?", "expansion"),
     (["fit", "+sae.kk=3"], 1, "unknown key in sae 'kk'; did you mean 'k'?", "expansion"),
-    (["fit", "foo=bar"], 1, "unknown key or group 'foo'", "Allowed: annotate, contrast, dataset"),
+    (["fit", "foo=bar"], 1, "unknown key or group 'foo'", "Allowed: annotate, circuits, contrast, dataset"),
     (["fit", "lamda=0.1"], 1, "did you mean 'lambda'?", "Allowed"),
     (["fit", "~sae"], 1, "the group sae cannot be left out", "steer fit --help"),
     (["fit", "sae.k=many"], 1, "sae.k=many is not a whole number", "--cfg job"),
@@ -165,7 +166,6 @@ def said(capfd, tmp_path, monkeypatch, tiny_folder):
     """Call `steer` in this process, from an empty folder; return its exit code and its one line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STEER_DATA", str(tmp_path / "no data"))
-    kept = logging.root.handlers[:], logging.root.level
 
     def call(*words):
         with pytest.raises(SystemExit) as end:
@@ -177,11 +177,8 @@ def said(capfd, tmp_path, monkeypatch, tiny_folder):
         assert "HYDRA_FULL_ERROR" not in text
         return end.value.code, lines[0]
 
-    yield call
-    for handler in set(logging.root.handlers) - set(kept[0]):
-        handler.close()
-    logging.root.handlers, level = kept
-    logging.root.setLevel(level)
+    with own_logging():
+        yield call
 
 
 def check(error, *parts):

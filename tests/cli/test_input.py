@@ -17,7 +17,6 @@ import zarr
 
 from steerpipe.cli.app import main
 from steerpipe.cli.hydra import compose
-from steerpipe.cli.runs import find_runs
 from steerpipe.config import ContrastConfig, DatasetConfig, TransferConfig
 from steerpipe.data import datasets
 from steerpipe.data.cells import CellSource
@@ -28,6 +27,9 @@ from steerpipe.data.matrices import on_disk
 from steerpipe.data.split import test_cells as marked
 from steerpipe.digest import file_digest
 from steerpipe.errors import SteerError
+from steerpipe.past import find_runs
+
+from ..made import called
 
 N = 60
 
@@ -342,16 +344,7 @@ def test_a_failed_job_of_a_sweep_leaves_its_reason_and_the_others_run_on(tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(fit, "main", stage)
-    kept = logging.root.handlers[:], logging.root.level
-    try:
-        with pytest.raises(SystemExit) as end:
-            main(["fit", "-m", "debug=small", "lambda.value=0.2,2,0.3", "seed=0,1"])
-    finally:
-        for handler in set(logging.root.handlers) - set(kept[0]):
-            handler.close()
-        logging.root.handlers, level = kept
-        logging.root.setLevel(level)
-    assert end.value.code == 1
+    assert called("fit", "-m", "debug=small", "lambda.value=0.2,2,0.3", "seed=0,1") == 1
     said = capfd.readouterr().err
     last = said[said.index("steer: ") :].splitlines()
     assert last[0].startswith("steer: 4 of 6 jobs failed; the others are done")

@@ -9,8 +9,9 @@ import pytest
 
 from steerpipe.cli.again import config_problems, pinned, removable
 from steerpipe.cli.app import main
-from steerpipe.cli.runs import find_runs, resolve_run, resolve_sweep
+from steerpipe.cli.runs import resolve_sweep
 from steerpipe.errors import SteerError
+from steerpipe.past import find_runs, resolve_run
 
 from .conftest import small
 

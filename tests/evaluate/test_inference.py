@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from steerpipe.evaluate import population
 from steerpipe.evaluate.agreement import agreement_of_dictionaries
 from steerpipe.evaluate.inference import COLUMNS, add_null, answer, conclusions, over_dictionaries, over_seeds
 from steerpipe.evaluate.population import Population, fit_probe, permutation_p
@@ -52,8 +53,7 @@ NO_PROBE = fit_probe(np.eye(DIMENSIONS), -np.eye(DIMENSIONS))
 @pytest.fixture(autouse=True)
 def _no_classifier(monkeypatch):
     """The C2ST is not asked for here, and would take nearly all of the time."""
-    cells = "steerpipe.evaluate.population.c2st_scores"
-    monkeypatch.setattr(cells, lambda steered, target, seed: np.zeros(len(steered) + len(target)))
+    monkeypatch.setattr(population, "c2st_scores", lambda steered, target, seed: np.zeros(len(steered) + len(target)))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from steerpipe.errors import SteerError
 from steerpipe.pipeline import annotation as annotate
 from steerpipe.pipeline.activations import activations
 from steerpipe.pipeline.baseline_dictionaries import baselines
-from steerpipe.pipeline.dictionary import dictionary
+from steerpipe.pipeline.dictionary import VERSION, dictionary
 from steerpipe.pipeline.dictionary_scores import compare
 from steerpipe.pipeline.experiment import prepare
 from steerpipe.pipeline.problems import model_objective
@@ -54,7 +54,7 @@ def test_without_it_keys_and_files_are_what_they_were(context):
         "auxk_weight": 1 / 32, "dead_after": 50_000, "lr": 5e-3, "decay": "linear", "clip": 1.0, "batch_size": 2048,
         "tokens": 20_000, "seed": 0,
     }  # fmt: skip
-    key = content_key("train-sae", 3, {**settings, "layer": 1, "test": source.split_key}, [source.artefact.key])
+    key = content_key("train-sae", VERSION, {**settings, "layer": 1, "test": source.split_key}, [source.artefact.key])
     assert found.artefact.key == key
     cfg = json.loads((found.artefact.path / "cfg.json").read_text())
     assert cfg["architecture"] == "topk"

@@ -128,7 +128,7 @@ def test_tokens_are_the_experiments_and_known(context):
         prepare(context("objective.tokens=[CD8]"))
 
 
-def test_one_table_has_every_objective_its_refit_its_null_and_its_controls(context):
+def test_one_table_has_every_objective_its_refit_its_null_and_its_controls(context, caplog):
     names = ["latent", "latent:cell:whitened", "mixed"]
     labels = ["latent", "latent (cell, whitened)", "mixed"]
     words = ["objective.refit=true", "evaluate.n_random=1", "objective.max_steps=2", "evaluate.half_dose=true"]
@@ -162,7 +162,9 @@ def test_one_table_has_every_objective_its_refit_its_null_and_its_controls(conte
     last = found.cumulative.groupby("recipe").last()
     assert last.loc["mixed", "right"] == pytest.approx(held.loc[("mixed", "expressed"), "right"])
     assert set(found.stand_ins["objective"]) == {"latent", "latent (cell, whitened)"}
-    report(made.run, found, made.config.evaluate.markers)
+    with caplog.at_level("WARNING"):
+        report(made.run, found, ["NOSUCHGENE", found.genes["gene"].iloc[0]])
+    assert "the dataset has no NOSUCHGENE among" in caplog.text
     folder = made.run.path
     for name in ("headline", "markers", "agreement", "directions", "cumulative", "steering_genes", "entanglement", "stand_ins"):
         assert (folder / f"{name}.csv").is_file()

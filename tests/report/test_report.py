@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 import steerpipe
 from steerpipe.cli.report import captions
-from steerpipe.cli.runs import Past, differences, find_runs, sweep_rows
+from steerpipe.cli.runs import differences, sweep_rows
+from steerpipe.past import Past, find_runs
 from steerpipe.plot.captions import CAPTIONS, caption_of
 from steerpipe.report.page import comparison_page, run_page, sweep_page, write_page
 from steerpipe.run import Run
@@ -238,7 +239,7 @@ def test_every_figure_that_is_saved_has_a_caption():
     package = Path(steerpipe.__file__).parent
     files = [*(package / "commands").glob("*.py"), *(package / "studies").rglob("*.py")]
     source = "".join(path.read_text() for path in files)
-    names = set(re.findall(r'(?:run|found)\.figure\("(\w+)"', source)) | set(
+    names = set(re.findall(r'(?:run|found|out)\.figure\("(\w+)"', source)) | set(
         re.findall(r'save_figure\(folder, "(\w+)"', source)
     )
     assert len(names) > 10

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from steerpipe.studies.circuits import ablation, attribution, edges, mediation
-from steerpipe.studies.circuits.network import HEAD, LayerCodes, pool
+from steerpipe.studies.circuits import ablation, attribution, edges, graph, mediation
+from steerpipe.studies.circuits.network import HEAD, LayerCodes
 
 from .planted import FEATURES, HIGH, LOW, TOKENS, plant
 
@@ -160,7 +162,7 @@ def test_an_ablation_is_the_edit_of_the_definition(explored):
     off[..., 3] = 0
     x[:, tokens] = off @ sae.W_dec + (x[:, tokens] - sae(x[:, tokens]))
     y = network.model.advance(x, LOW, HIGH)
-    zbar = pool(network.saes[HIGH].encode(y[:, tokens]), FEATURES)
+    zbar = network.saes[HIGH].encode(y[:, tokens]).dense(FEATURES).mean(1)
     np.testing.assert_allclose(found.changes[HIGH], (zbar - clean[HIGH])[found.cells], atol=1e-5)
     fires = (z[..., 3] != 0).any(1).numpy()
     np.testing.assert_array_equal(found.cells, np.flatnonzero(fires))
@@ -237,3 +239,30 @@ def test_mediation_share_is_the_planted_one(direct):
     assert found.share == pytest.approx(wanted, abs=0.05)
     assert found.lo <= found.share <= found.hi
     assert control.share == pytest.approx(0, abs=0.05)
+
+
+def test_a_drawing_can_be_read(rng):
+    """40 nodes at the most, those of the strongest edges; a node's edges are few; skipped levels are left out."""
+    rows = [
+        {"layer": layer, "source": i, "to": to, "target": str(j), "edge": True, "effect": float(rng.normal()), "d": 1.0,
+         "consistency": 1.0, "q": 0.01}
+        for layer, to in ((2, "layer 3"), (3, "layer 4"), (4, "head"), (2, "head"))
+        for i in range(25)
+        for j in range(25)
+    ]  # fmt: skip
+    levels = graph.level_names([2, 3, 4], head=True)
+    whole = graph.build(pd.DataFrame(rows), {2: {3: "a label"}})
+    assert whole.nodes["layer 2/3"]["label"] == "a label"
+    some = graph.drawn(whole, levels)
+    assert len(some) == 40
+    assert not any(some.nodes[a]["level"] == "layer 2" and some.nodes[b]["level"] == "head" for a, b in some.edges)
+    assert some.number_of_edges() <= 3 * 3 * 20
+    strongest = max((e for e in whole.edges(data=True) if e[1].startswith("layer 3")), key=lambda e: e[2]["size"])
+    places = graph.places(some, levels)
+    assert places.groupby("x").size().tolist() == [10] * 4
+    assert places["y"].between(0, 1).all()
+    assert strongest[0] in some
+    text = graph.graphml(whole)
+    again = nx.parse_graphml(text)
+    assert again.edges["layer 2/1", "layer 3/2"]["effect"] == whole.edges["layer 2/1", "layer 3/2"]["effect"]
+    assert again.edges["layer 2/1", "layer 3/2"]["sign"] == ("+" if rows[27]["effect"] < 0 else "-")

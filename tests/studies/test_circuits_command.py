@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
+from steerpipe.activations.plan import PlannedBlock
 from steerpipe.cli.hydra import compose
 from steerpipe.commands import study
 from steerpipe.errors import SteerError
 from steerpipe.models.aido_cell import ArchConfig as AidoArch
+from steerpipe.models.preprocess import model_input
+from steerpipe.pipeline.activations import load_cells
 from steerpipe.store import Store
 from steerpipe.studies.circuits import ablation, compute
 from steerpipe.studies.circuits.network import HEAD, LayerCodes
@@ -46,6 +49,10 @@ def test_tables_and_figures(plain):
     assert (pairs[["fdr_direction", "fdr_matched"]] <= 0.05).all(axis=None)
     found = pd.read_csv(folder / "edges.csv") if (folder / "edges.csv").is_file() else pd.DataFrame(columns=["layer", "to"])
     assert len(found) == pairs["edges"].sum()
+    strong = pd.read_csv(folder / "strongest.csv")
+    between = strong[strong["to"] != "head"]
+    assert between["cosine"].abs().max() <= 1 + 1e-5
+    assert strong.loc[strong["to"] == "head", "cosine"].isna().all()
     tested = pd.read_csv(folder / "attribution.csv")
     assert len(tested) == 3 * 4
     head = pd.read_csv(folder / "head.csv")
@@ -61,8 +68,6 @@ def test_tables_and_figures(plain):
 
 def test_responses_are_those_of_the_whole_model(plain):
     """From the counts on, with the code taken away by hand at one layer: the same changes."""
-    from steerpipe.models.preprocess import model_input
-    from steerpipe.pipeline.activations import load_cells
 
     circuit = compute.prepared(plain)
     network, model = circuit.network, circuit.network.model
@@ -151,6 +156,9 @@ def test_a_recipe(context):
     for name, value in theta.items():
         assert value == pytest.approx(circuit.recipe.theta[int(name)])
     assert (made.run.path / "plots" / "circuit.svg").stat().st_size > 1000
+    behind = pd.read_csv(made.run.path / "plots" / "circuit.csv").groupby("part").size()
+    assert behind["node"] <= 40
+    assert set(behind.index) == {"node", "edge"}
 
 
 def test_a_model_without_a_head(context, tiny_genes, tmp_path):
@@ -177,7 +185,7 @@ def test_a_model_without_a_head(context, tiny_genes, tmp_path):
 def test_the_plan_counts_what_is_run(context, monkeypatch):
     made = context("circuits.n_targets=0", "circuits.n_mediated=0", name="plan")
     arch = AidoArch(32, 3, 2, 48, 240)
-    cost = circuit_plan(made.config, arch, 200, 1e-3)
+    cost = circuit_plan(made.config, PlannedBlock(arch, tuple(f"g{i}" for i in range(200)), 1e-3, 1))
     ran = []
     circuit = compute.prepared(made)
     model = circuit.network.model

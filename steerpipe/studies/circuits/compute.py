@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,10 @@ import torch
 
 from ...activations.extract import full_streams
 from ...config import Config
-from ...data.contrast import split_contrast
 from ...errors import SteerError
 from ...models.checkpoints import has_head, model_folder, read_config
 from ...pipeline.activations import Activations, activations, load_cells, load_steered_model
-from ...pipeline.artefact import Artefact, built, shared
+from ...pipeline.artefact import Artefact, built, save_arrays, shared
 from ...pipeline.context import Context
 from ...pipeline.dictionary import Dictionary, dictionary
 from ...pipeline.experiment import Experiment, prepare
@@ -100,9 +98,7 @@ def prepared(context: Context) -> Circuit:
     else:
         experiment = prepare(first, scored=True)
         recipe = fit(experiment, first.config.objective.named(circuits.recipe))
-        source = experiment.activations
-        found = split_contrast(source.obs, config.contrast, config.dataset, max_cells=config.model.contrast_cells, scored=True)
-        cells = found.source_held
+        source, cells = experiment.activations, experiment.split.source_held
     rng = np.random.default_rng([circuits.seed, 62])
     cells = np.sort(rng.choice(cells, min(circuits.max_cells, len(cells)), replace=False))
     if len(cells) < circuits.min_cells:
@@ -205,10 +201,8 @@ def run(circuit: Circuit, layer: int, sources: np.ndarray, folder: Path) -> None
         return
     codes, clean = LayerCodes(network, layer), network.clean(layer)
     activity = codes.activity()
-    save(folder / "clean.npz", {str(level): value.cpu().numpy() for level, value in clean.items()})
-    beside = folder / f"firing.{os.getpid()}.tmp.npy"
-    np.save(beside, codes.firing())
-    beside.replace(folder / "firing.npy")
+    save_arrays(folder / "clean.npz", {str(level): value.cpu().numpy() for level, value in clean.items()})
+    save_arrays(folder / "firing.npy", codes.firing())
     with progress() as bar:
         task = add_task(bar, f"layer {layer}", len(missing))
         for source in missing:
@@ -220,12 +214,5 @@ def run(circuit: Circuit, layer: int, sources: np.ndarray, folder: Path) -> None
                 found = ablation.respond(network, layer, codes, trial, clean)
                 arrays[f"{number}_cells"] = found.cells
                 arrays |= {f"{number}_{level}": change for level, change in found.changes.items()}
-            save(folder / f"source_{source}.npz", arrays)
+            save_arrays(folder / f"source_{source}.npz", arrays)
             bar.advance(task)
-
-
-def save(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays beside, then rename: parts share the folder."""
-    beside = file.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(beside, **arrays)  # type: ignore[arg-type]
-    beside.replace(file)

@@ -87,6 +87,7 @@ class Exploration:
                 msg = f"feature {silent[0]} of circuits.sources fires in fewer than {config.min_cells} of the "
                 raise SteerError(f"{msg}{len(circuit.cells)} cells: leave it out, or lower circuits.min_cells.")
             return np.array(list(dict.fromkeys(config.sources)))
+        what = f"features of layer {layer}"
         if first and circuit.recipe is not None:
             strength = strength * np.abs(circuit.recipe.theta)
             what = f"recruited features of circuits.recipe={config.recipe} at layer {layer}"
@@ -96,9 +97,6 @@ class Exploration:
                 strength = reached
             else:
                 log.info("layer %d: nothing reaches it, so that its most active features are taken", layer)
-            what = f"features of layer {layer}"
-        else:
-            what = f"features of layer {layer}"
         chosen = np.flatnonzero(fires & (strength > 0))
         if not len(chosen):
             raise SteerError(f"none of the {what} fires in circuits.min_cells={config.min_cells} cells: lower it.")

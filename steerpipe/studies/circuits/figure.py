@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ...plot.style import COLOURS, GREY, note, styled, subplots
 
@@ -60,9 +61,9 @@ def circuit(graph: nx.DiGraph, places: pd.DataFrame, levels: list[str], headers:
                 color="#555555", bbox=box, zorder=4,
             )  # fmt: skip
     for x, level in enumerate(levels):
-        ax.text(x, 1.03, level, ha="center", va="bottom", fontsize=9.5, fontweight="bold")
-        ax.text(x, 1.02, headers.get(level, ""), ha="center", va="top", fontsize=7, color="#333333")
-    ax.set(xlim=(-0.45, len(levels) - 0.6), ylim=(-0.03, 1.1))
+        ax.text(x, 1.08, level, ha="center", va="bottom", fontsize=9.5, fontweight="bold")
+        ax.text(x, 1.07, headers.get(level, ""), ha="center", va="top", fontsize=7, color="#333333")
+    ax.set(xlim=(-0.45, len(levels) - 0.6), ylim=(-0.03, 1.14))
     ax.set_axis_off()
     looks = [
         (UP, "-", "edge: the target rises with the source"),
@@ -92,6 +93,7 @@ def degrees(table: pd.DataFrame, caption: str) -> Figure:
         ax.scatter(100 * some["firing"], some["degree"], s=18, color=COLOURS["latent"], linewidths=0)
         ax.set_title(f"layer {layer} to {to}", loc="left")
         ax.set(xlabel="tokens at which it fires [%]", ylabel="edges")
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     note(figure, caption)

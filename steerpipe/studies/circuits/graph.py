@@ -111,6 +111,11 @@ def places(graph: nx.DiGraph, levels: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["node", "level", "name", "label", "theta", "x", "y"]).set_index("node")
 
 
+def edge_frame(graph: nx.DiGraph) -> pd.DataFrame:
+    """Return a graph's edges, a row each: node, target and what the edge carries."""
+    return pd.DataFrame([{"node": a, "target": b, **data} for a, b, data in graph.edges(data=True)])
+
+
 def level_names(layers: list[int], *, head: bool) -> list[str]:
     """Return the levels of a drawing, left to right."""
     return [*(level_name(layer) for layer in layers), *([HEAD] if head else [])]

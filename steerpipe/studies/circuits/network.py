@@ -137,7 +137,7 @@ class LayerCodes:
 
     def of(self, feature: int) -> Tensor:
         """Return one feature's code at every token, float32 (N, T)."""
-        return torch.cat([(values * (indices == feature)).sum(-1) for values, indices in self._groups])
+        return torch.cat([codes.of(feature) for codes in self._groups])
 
     def activity(self) -> np.ndarray:
         """Return the mean |code| over a cell's valid genes, float32 (N, F)."""

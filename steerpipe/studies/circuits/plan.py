@@ -61,7 +61,7 @@ def circuit_plan(config: Config, block: PlannedBlock) -> CircuitPlan:
         for later in layers[i + 1 :]:
             further += (1 + 2 * settings.n_targets) * settings.gradient_cells * (later - layer)
             effects = settings.n_mediated + int(settings.recipe is not None and i == 0)
-            further += effects * cells * (later - layer + (2 + settings.held_draws) * (last - later))
+            further += effects * cells * (later - layer + (2 + 2 * settings.held_draws) * (last - later))
     width = arch.hidden_size
     tokens = arch.max_position_embeddings + 2
     encoding = 2 * n_valid * width * config.sae.expansion * width / forward_flops(arch, tokens, 1)

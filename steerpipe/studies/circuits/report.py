@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def report(explored: Exploration) -> Findings:
     """Return the tables, the figures and the GraphML, and print what they say."""
     circuit, out = explored.circuit, Findings()
-    found = edge_table(explored.judged, circuit.genes)
+    found = with_cosine(circuit, edge_table(explored.judged, circuit.genes))
     tested, screened = attributions(explored)
     rho = correlations(tested)
     blocks = pd.DataFrame([summary(one) for one in explored.judged])
@@ -56,12 +56,26 @@ def report(explored: Exploration) -> Findings:
     return out
 
 
+def with_cosine(circuit: Circuit, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of pairs with the cosine of their decoder rows; NaN for genes.
+
+    The stream carries a feature on by itself: near 1 an edge may be that alone.
+    """
+    units = {layer: sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True) for layer, sae in circuit.network.saes.items()}
+    later = {level_name(layer): unit for layer, unit in units.items()}
+    found = [
+        float(units[row.layer][row.source] @ later[row.to][int(row.target)]) if row.to in later else np.nan
+        for row in table.itertuples()
+    ]
+    return table.assign(cosine=found)
+
+
 def draw(out: Findings, explored: Exploration, found: pd.DataFrame, carried: pd.DataFrame) -> None:
     """Add the drawings of the circuit and of the degrees, and the graph of all edges."""
     circuit = explored.circuit
     labels = {layer: dictionary_labels(circuit.context.store, one.artefact) for layer, one in circuit.dictionaries.items()}
     out.file("circuit.graphml", graph.graphml(graph.build(found, labels, explored.theta)))
-    most = strongest_table(explored.judged, circuit.genes, explored.config.n_held)
+    most = with_cosine(circuit, strongest_table(explored.judged, circuit.genes, explored.config.n_held))
     out.table("strongest", most)
     whole = graph.build(most, labels, explored.theta)
     levels = graph.level_names(circuit.layers, head=circuit.network.model.has_head)
@@ -73,7 +87,8 @@ def draw(out: Findings, explored: Exploration, found: pd.DataFrame, carried: pd.
     places = graph.places(some, levels)
     text = caption(circuit)
     if len(places):
-        out.figure("circuit", figure.circuit(some, places, levels, headers(carried), text), places.reset_index())
+        behind = pd.concat([places.reset_index().assign(part="node"), graph.edge_frame(some).assign(part="edge")])
+        out.figure("circuit", figure.circuit(some, places, levels, headers(carried), text), behind)
     degree = pd.concat([_degrees(one) for one in explored.judged], ignore_index=True)
     out.table("degrees", degree)
     out.figure("degrees", figure.degrees(degree, text), degree)
@@ -115,8 +130,8 @@ def conclusion(blocks: pd.DataFrame, shares: pd.DataFrame) -> list[str]:
         beyond = "more" if row.lo > max(row.random_hi, row.matched_hi) else "no more"
         lines.append(
             f"recipe through {row.held} features of layer {row.through}: {row.share:.0%} [{row.lo:.0%}, {row.hi:.0%}] of its "
-            f"effect on the DE genes, {beyond} than through as many others (random {row.random:.0%}, as active "
-            f"{row.matched:.0%})."
+            f"effect on the DE genes ({row.effect:+.3f}, up less down), {beyond} than through as many others "
+            f"(random {row.random:.0%}, as active {row.matched:.0%})."
         )
     return lines
 

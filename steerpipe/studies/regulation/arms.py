@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ...data.regulons import Regulon
+from ...pipeline.artefact import save_arrays
 from ...sae.model import Codes, TopKSAE
 from .effects import SteeredCells, codes_of, forward_effect, instead_of, reverse_effect
 
@@ -170,7 +171,7 @@ def measure(
 
 
 def save(arms: Sequence[Arm], file: Path) -> None:
-    """Write the arms of one TF as npz: beside, then a rename, so that the file is whole."""
+    """Write the arms of one TF as npz."""
     arrays: dict[str, np.ndarray] = {"n": np.array(len(arms))}
     for i, arm in enumerate(arms):
         arrays |= {f"{i}_kind": np.array(arm.kind), f"{i}_draw": np.array(arm.draw), f"{i}_tf": np.array(arm.regulon.tf)}
@@ -179,9 +180,7 @@ def save(arms: Sequence[Arm], file: Path) -> None:
         arrays[f"{i}_reverse"] = arm.reverse
         if arm.kind != DEALT:  # its forward effects are the TF's own
             arrays[f"{i}_forward"] = arm.forward
-    beside = file.with_suffix(".tmp.npz")
-    np.savez(beside, **arrays)  # type: ignore[arg-type]
-    beside.replace(file)
+    save_arrays(file, arrays)
 
 
 def load(file: Path) -> list[Arm]:

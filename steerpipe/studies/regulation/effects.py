@@ -114,8 +114,7 @@ def gene_codes(sae: TopKSAE, cells: SteeredCells) -> Codes:
 
 def codes_of(codes: Codes, feature: int, columns: np.ndarray | slice) -> np.ndarray:
     """Return one feature's code at some genes' tokens, float32 (N, n); 0 where it is silent."""
-    values, indices = codes.values[:, columns], codes.indices[:, columns]
-    return np.asarray(torch.where(indices == feature, values, 0.0).sum(-1).numpy(), np.float32)
+    return np.asarray(Codes(codes.values[:, columns], codes.indices[:, columns]).of(feature).numpy(), np.float32)
 
 
 def instead_of(sae: TopKSAE, feature: int, other: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from ...activations.extract import full_streams
 from ...activations.plan import duration
+from ...data.cells import CellSource
 from ...data.regulons import Regulon, find_regulons, load_regulons
 from ...errors import SteerError, unknown
 from ...interpret.programs import gene_sets, participation_ratio
@@ -49,11 +50,13 @@ class Panel:
 
     Attributes
     ----------
+    counts : the dataset in the model's gene order
     regulons : of every TF with enough targets in the panel; chosen: those that are tested
     parent : the artefact of the features' activity; M: float32 (F, G), mean |code| over the cells that fits may see
     """
 
     context: Context
+    counts: CellSource
     given: Inputs
     regulons: list[Regulon]
     chosen: list[Regulon]
@@ -109,8 +112,7 @@ def study(pipeline: Pipeline) -> Findings:
             f"none of {len(missing)} TFs can be tested: {reasons[0]}; raise regulation.max_cells or take a wider sae."
         )
     genes, source = panel.given.source.genes, panel.given.source
-    counts = load_cells(context.config, model_genes(context.config.model.path, context.config.model.revision))
-    expression = coexpression(counts, counts.valid, source.fit, np.array([one.column for one in panel.chosen]))
+    expression = coexpression(panel.counts, panel.counts.valid, source.fit, np.array([one.column for one in panel.chosen]))
     rows = {one.tf: i for i, one in enumerate(panel.chosen)}
     rules = table.Rules(config.n_permutations, config.n_controls, config.q, config.seed)
     tfs, pairs = table.tf_table(arms, expression, rows, rules), table.pair_table(arms, expression, rows, genes)
@@ -164,7 +166,7 @@ def ask(context: Context) -> Panel:
         raise SteerError("regulation steers held-out cells, and there are none; set dataset.test_share or dataset.test.")
     parent, where = activity(context, given.source, "sae", given.dictionary.sae, given.dictionary.artefact)
     chosen = [by_name[tf] for tf in dict.fromkeys(config.tfs)] or regulons
-    return Panel(context, given, regulons, chosen, parent, where.matrix())
+    return Panel(context, cells, given, regulons, chosen, parent, where.matrix())
 
 
 def effects(panel: Panel) -> Artefact:
@@ -210,7 +212,7 @@ def load_steered_cells(panel: Panel) -> SteeredCells:
     config = panel.context.config
     model = load_steered_model(config)
     layer, batch = layer_index(config), config.model.batch_size
-    counts = load_cells(config, model.genes)
+    counts = panel.counts
     device = next(model.parameters()).device
     streams = torch.cat([out[layer].float() for out in full_streams(model, counts[panel.cells], [layer], batch_size=batch)])
 
