@@ -63,6 +63,11 @@ COMMANDS = (
         "regulation",
     ),
     Command(
+        "recipe",
+        "From a phenotype, a gene programme to raise, to a sparse recipe, its terms, and genes to perturb; the loop closed.",
+        "recipe",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

@@ -7,6 +7,7 @@ import logging
 from ..pipeline.checkpoint import require_head
 from ..pipeline.fit import fit, recipe_table, stand_in_table
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.program import check_program
 from ..run import Run
 
 log = logging.getLogger(__name__)
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 def main(pipeline: Pipeline, run: Run) -> None:
     """Fit, and report counts, certificate, path and the recruited features."""
     require_head(pipeline.config, [pipeline.config.objective.name], "objective=latent")
+    check_program(pipeline.config, [pipeline.config.objective.name])
     experiment = pipeline.experiment()
     recipe = fit(experiment, pipeline.config.objective)
     run.metrics({f"fit/{name}": value for name, value in recipe.info.items()})

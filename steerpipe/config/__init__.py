@@ -10,7 +10,7 @@ from .dictionary import AnnotateConfig, FeatureConfig, SaeConfig, ScoreConfig
 from .model import DatasetConfig, ExtractConfig, LayerConfig, ModelConfig
 from .pretraining import PretrainConfig, Recipe
 from .steering import FORMS, OBJECTIVES, READ_BY, ContrastConfig, EvaluateConfig, LambdaConfig, ObjectiveConfig
-from .studies import DiagnoseConfig, ParetoConfig, StabilityConfig, Studies, TransferConfig
+from .studies import DiagnoseConfig, ParetoConfig, RecipeConfig, StabilityConfig, Studies, TransferConfig
 
 __all__ = [
     "EMBEDDED",
@@ -33,6 +33,7 @@ __all__ = [
     "ParetoConfig",
     "PretrainConfig",
     "Recipe",
+    "RecipeConfig",
     "SaeConfig",
     "ScoreConfig",
     "StabilityConfig",

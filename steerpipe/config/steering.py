@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import SteerError
 from .checks import NEEDED, label_words, one_of, positive
 
-OBJECTIVES = ("latent", "latent_final", "expression", "mixed")
+OBJECTIVES = ("latent", "latent_final", "expression", "mixed", "program")
 READ_BY: dict[str, tuple[str, ...]] = {
     "latent": ("name", "mode", "tokens", "learnable", "match", "metric", "orthogonal", "bounds", "solver", "refit"),
     "latent_final": (
@@ -16,6 +16,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 READ_BY["expression"] = (*READ_BY["latent_final"], "top_n", "seen_genes")
+READ_BY["program"] = READ_BY["latent_final"]
 READ_BY["mixed"] = (*READ_BY["expression"], "metric", "orthogonal", "weight")
 """The settings that the answer of each objective depends on: they are its key."""
 FORMS = {"population": "match", "cell": "match", "euclidean": "metric", "whitened": "metric"}
@@ -52,7 +53,8 @@ class ObjectiveConfig:
 
     name: str = "latent"
     """latent: squared distance of the pooled stream to the target's, at the steered layer; latent_final: distance after the
-    final LayerNorm; expression: of the predicted expression; mixed: latent and expression, each over its value unsteered"""
+    final LayerNorm; expression: of the predicted expression; mixed: latent and expression, each over its value unsteered;
+    program: no target, but a gene programme that is to rise, see the group recipe"""
     mode: str = "multiply"
     """multiply: codes are scaled by 1 + theta; add: theta_f times decoder row f is added, wherever f is silent too; clamp:
     codes are set to a value, the same at every steered token (latent only: support of multiply, values by least squares)"""

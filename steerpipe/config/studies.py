@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import SteerError
 from .checks import one_of, positive, share
@@ -224,6 +225,56 @@ class RegulationConfig:
             raise SteerError("regulation.alphas needs a value other than 1, which is no change.")
 
 
+@dataclass
+class RecipeConfig:
+    """The programme of objective=program, and from its recipe to genes that could be perturbed (group `recipe`)."""
+
+    up: list[str] = field(default_factory=list)
+    """symbols of the genes that should rise"""
+    down: list[str] = field(default_factory=list)
+    """symbols of the genes that should fall"""
+    set: str | None = None
+    """in place of `up`, a set of a library (see annotate.library) by its name: hallmark:interferon gamma response"""
+    like: str | None = None
+    """in place of `up` and `down`, a label of the cells to be like: the genes that differ most from the source, either way"""
+    n_like: int = 25
+    """like: genes of either direction"""
+    max_shift: float = 1.0
+    """limit of the recipe's shift at the steered layer, over the root mean square distance of source cells from their mean"""
+    candidates: Any = "expressed"
+    """genes to knock out and to over-express: expressed (in the source cells), tf (of regulation.regulons), surface (by symbol:
+    CD molecules and families of receptors), or a list of symbols"""
+    max_candidates: int = 60
+    """of these the most expressed, at the most; each costs up to 2 n_cells passes of the blocks up to the steered layer"""
+    n_cells: int = 6
+    """source cells of the fit that are perturbed, drawn at random"""
+    ratio: float = 0.1
+    """penalty of the combination of perturbations that explains the recipe's shift, a share of its lambda_max"""
+    n_refits: int = 100
+    """refits of the combination, each on half of the cells"""
+    stable: float = 0.6
+    """a perturbation is named if so many of the refits have it, and random recipes have it less"""
+    n_named: int = 5
+    """perturbations that are named, at the most"""
+    n_random: int = 20
+    """random features, random directions and random candidates that are scored; random recipes are 5 times as many"""
+    held_cells: int = 24
+    """held-out source cells on which recipe and perturbations are scored, at the most"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("up", "set", "like") if getattr(self, name)]
+        if len(given) > 1 or (self.like and self.down):
+            raise SteerError(f"recipe.{given[0]} and recipe.{(given[1:] or ['down'])[0]} both say what should rise: give one.")
+        if isinstance(self.candidates, str):
+            one_of("recipe.candidates", self.candidates, ("expressed", "tf", "surface", "a list of genes, as in [STAT1,IRF7]"))
+        elif not self.candidates:
+            raise SteerError("recipe.candidates=[] perturbs nothing; allowed: expressed, tf, surface, or a list of genes.")
+        counted = ("n_like", "max_shift", "max_candidates", "n_cells", "n_refits", "n_named", "n_random", "held_cells")
+        positive("recipe", self, *counted)
+        share("recipe", self, "ratio", "stable")
+
+
 @dataclass(kw_only=True)
 class Studies:
     """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
@@ -237,3 +288,4 @@ class Studies:
     pareto: ParetoConfig
     circuits: CircuitsConfig
     regulation: RegulationConfig
+    recipe: RecipeConfig

@@ -64,11 +64,53 @@ class GeneSets:
         return GeneSets(self.name, *(tuple(field[i] for i in keep) for field in (self.terms, self.ids, self.genes)))
 
 
-def load_library(name: str) -> GeneSets:
+def find_set(name: str, setting: str) -> tuple[str, frozenset[str]]:
+    """Return the name and the genes of one set, asked for as LIBRARY:SET, say `hallmark:interferon gamma response`.
+
+    Case, `_` and the library's own prefix (HALLMARK_) do not matter. A set that is called so is taken, else the only one whose
+    name holds these words.
+
+    Parameters
+    ----------
+    setting : how messages call what was typed
+
+    Raises
+    ------
+    SteerError
+        No such library or set, or several sets that it could be.
+    """
+    library, _, wanted = name.partition(":")
+    if library == "enrichr":
+        library, _, wanted = wanted.partition(":")
+        library = f"enrichr:{library}"
+    if not wanted:
+        raise SteerError(f"{setting}={name} must be LIBRARY:SET, as in 'hallmark:interferon gamma response'.")
+    sets = load_library(library, f"library of {setting}")
+    words = [_words(term, library) for term in sets.terms]
+    wanted = _words(wanted, library)
+    same = [i for i, one in enumerate(words) if one == wanted] or [i for i, one in enumerate(words) if wanted in one]
+    if len(same) == 1:
+        return sets.terms[same[0]], sets.genes[same[0]]
+    if not same:
+        raise unknown(f"set of {library} in {setting}", wanted, words)
+    some = "; ".join(words[i] for i in same[:8]) + (f"; ... ({len(same)} in all)" if len(same) > 8 else "")
+    raise SteerError(f"{setting}={name} could be any of: {some}. Give the whole name of one.")
+
+
+def _words(term: str, library: str) -> str:
+    """A set's name as people type it."""
+    return term.lower().replace("_", " ").removeprefix(f"{library} ").strip()
+
+
+def load_library(name: str, setting: str = "annotate.library") -> GeneSets:
     """Load a library: a path to a .gmt or .gmt.gz, or go_bp, go_bp_direct, hallmark, reactome, enrichr:NAME.
 
     go_bp (propagated) and go_bp_direct are shipped. hallmark and reactome are read from $STEER_DATA/genesets or $STEER_DATA,
     else fetched by gseapy (MSigDB 2025); Enrichr's libraries likewise.
+
+    Parameters
+    ----------
+    setting : how messages call what was typed
 
     Raises
     ------
@@ -78,15 +120,15 @@ def load_library(name: str) -> GeneSets:
     if name.startswith("go_bp") and name in NAMES:
         return _shipped(name)
     if name in MSIGDB:
-        return _named(name, MSIGDB[name][0])
+        return _named(name, MSIGDB[name][0], setting)
     if name.startswith("enrichr:"):
-        return _named(name, f"enrichr.{name.split(':', 1)[1]}.gmt.gz")
+        return _named(name, f"enrichr.{name.split(':', 1)[1]}.gmt.gz", setting)
     path = Path(name).expanduser()
     if path.is_file():
         return read_gmt(path)
     if "/" in name or ".gmt" in name:
-        raise SteerError(f"annotate.library={name} does not exist (working folder: {Path.cwd()}).")
-    raise unknown("annotate.library", name, [*NAMES, "enrichr:NAME", "a path to a .gmt or .gmt.gz"])
+        raise SteerError(f"{setting}={name} does not exist (working folder: {Path.cwd()}).")
+    raise unknown(setting, name, [*NAMES, "enrichr:NAME", "a path to a .gmt or .gmt.gz"])
 
 
 def local_file(name: str) -> Path | None:
@@ -138,7 +180,7 @@ def _candidates(file: str) -> list[Path]:
     return [data_dir() / "genesets" / file, data_dir() / file]
 
 
-def _named(name: str, file: str) -> GeneSets:
+def _named(name: str, file: str, setting: str) -> GeneSets:
     """Read a library from the data folder, else fetch it by gseapy."""
     for path in _candidates(file):
         if path.is_file():
@@ -148,8 +190,8 @@ def _named(name: str, file: str) -> GeneSets:
         sets = _fetch(name)
     except Exception as error:  # gseapy and requests raise what they please
         raise SteerError(
-            f"annotate.library={name} is neither at {_candidates(file)[0]} nor to be had by gseapy ({type(error).__name__}); "
-            "put the file there (set STEER_DATA), or go online with steerpipe[genesets], or use annotate.library=go_bp."
+            f"{setting}={name} is neither at {_candidates(file)[0]} nor to be had by gseapy ({type(error).__name__}); "
+            "put the file there (set STEER_DATA), or go online with steerpipe[genesets], or use go_bp."
         ) from error
     return GeneSets(name, tuple(sets), ("",) * len(sets), tuple(frozenset(genes) for genes in sets.values()))
 

@@ -20,7 +20,7 @@ COLUMNS = [
 PER_CELL = {"closer": "higher", "change": "lower"}
 """The scores of the published reading, and which way is better."""
 LEVEL = 0.05
-OWN_SPACE = {"latent": "layer", "latent_final": "final", "expression": "expression", "mixed": "expression"}
+OWN_SPACE = {"latent": "layer", "latent_final": "final", **dict.fromkeys(("expression", "mixed", "program"), "expression")}
 """The space in which an objective is judged first: its own."""
 SPACE_NAMES = {"layer": "steered layer", "final": "final embedding", "expression": "predicted expression of the DE genes"}
 KEYS = ["recipe", "split", "space", "score"]

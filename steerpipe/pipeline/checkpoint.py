@@ -44,7 +44,7 @@ def require_head(config: Config, objectives: Sequence[str], repair: str) -> None
     ----------
     repair : the override that leaves only latent objectives
     """
-    needing = [name for name in objectives if name in ("expression", "mixed")]
+    needing = [name for name in objectives if name in ("expression", "mixed", "program")]
     if needing and not has_head(model_folder(config.model.path, config.model.revision)):
         raise SteerError(f"{config.model.path} has no output head, so objective '{needing[0]}' is impossible; add {repair}")
 

@@ -17,6 +17,7 @@ from .checkpoint import require_head
 from .context import Context
 from .experiment import Experiment, prepare
 from .fit import Recipe, fit, stand_in_table
+from .program import check_program
 from .scoring import judged, scorer
 from .trials import Tables, score_all
 
@@ -69,6 +70,7 @@ def evaluation(context: Context) -> Evaluation:
     config = context.config
     names = [config.objective.named(name).name for name in config.evaluate.objectives]
     require_head(config, names, "evaluate.objectives=[latent]")
+    check_program(config, names)
     n = config.evaluate.dictionaries
     if n > 1 and config.sae.path is not None:
         raise SteerError("evaluate.dictionaries trains one for each seed, but sae.path names a file: take sae=x8_k32, or 1.")

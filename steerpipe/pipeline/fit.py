@@ -23,6 +23,7 @@ from .artefact import Artefact, built
 from .experiment import Experiment
 from .ladder import StoredLadder, cells_key, read_by, recipe_parents
 from .problems import latent_problem, shift, weight_of
+from .program import within_limit
 from .recurrence import known_stability
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Recipe:
 
     Attributes
     ----------
-    objective : its label: latent, latent_final, expression or mixed, with its form where that is not the default
+    objective : its label: latent, latent_final, expression, mixed or program, with its form where that is not the default
     settings : what it was fitted with
     theta : float64 (F,), exact zeros; alpha - 1 with multiply, see steering.intervene for the other modes
     refit : float64 (F,), unpenalised on the support of theta, where objective.refit asks for it
@@ -63,7 +64,8 @@ def fit(experiment: Experiment, objective: ObjectiveConfig) -> Recipe:
     experiment_tokens = experiment.context.config.objective.tokens
     if objective.tokens != experiment_tokens:
         raise SteerError(f"objective.tokens={objective.tokens}, but the experiment steers {experiment_tokens}.")
-    settings = {"objective": read_by(objective), "lambda": as_dict(experiment.context.config.lam), **cells_key(experiment)}
+    settings = {"objective": read_by(experiment, objective), **cells_key(experiment)}
+    settings["lambda"] = as_dict(experiment.context.config.lam)
     method: Callable[..., None] = _fit_latent if objective.name == "latent" else _fit_through_model
 
     def build(folder: Path) -> None:
@@ -144,9 +146,15 @@ def _fit_through_model(experiment: Experiment, objective: ObjectiveConfig, folde
     path = StoredLadder(experiment, objective)
     weight = weight_of(experiment.context.config.lam, path.lam_max)
     fits = path.solve(weight)
-    chosen = fits[-1]
+    chosen, largest = fits[-1], max(path.lam_max, 1e-300)
     rows = [
-        {"lam": f.lam, "ratio": f.lam / path.lam_max, "loss": f.loss, "prox_gradient": f.prox_gradient, **counts(f.theta)}
+        {
+            "lam": f.lam,
+            "ratio": f.lam / largest,
+            "loss": f.loss,
+            "prox_gradient": f.prox_gradient,
+            **counts(f.theta),
+        }
         for f in fits
     ]
     info = {
@@ -157,9 +165,11 @@ def _fit_through_model(experiment: Experiment, objective: ObjectiveConfig, folde
     }
     if objective.refit:
         refit = path.refit(chosen)
-        np.save(folder / "refit.npy", refit.theta)
+        np.save(folder / "refit.npy", within_limit(experiment, objective, refit.theta, experiment.fit_rows))
         info |= {"refit_loss": refit.loss, "refit_converged": float(refit.converged)}
-    _save(folder, chosen.theta, rows, path.lam_max, weight, chosen.loss, path.zero[0], info)
+    theta = within_limit(experiment, objective, chosen.theta, experiment.fit_rows)
+    loss = chosen.loss if np.array_equal(theta, chosen.theta) else path.problem.value(theta)
+    _save(folder, theta, rows, path.lam_max, weight, loss, path.zero[0], info)
 
 
 def _save(
@@ -174,5 +184,5 @@ def _save(
 ) -> None:
     np.save(folder / "theta.npy", theta)
     pd.DataFrame(rows).to_csv(folder / "path.csv", index=False)
-    sizes = {"lam": lam, "lam_max": lam_max, "ratio": lam / lam_max, "loss": loss, "loss_at_zero": start_loss}
+    sizes = {"lam": lam, "lam_max": lam_max, "ratio": lam / max(lam_max, 1e-300), "loss": loss, "loss_at_zero": start_loss}
     (folder / "fit.json").write_text(json.dumps({**sizes, **counts(theta), **info}, indent=1))

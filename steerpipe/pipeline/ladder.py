@@ -21,6 +21,7 @@ from .artefact import Artefact, built
 from .experiment import Experiment
 from .learnable import learnable_features, learnable_parents
 from .problems import Groups, ladder_options, model_objective
+from .program import program_key
 
 VERSION = 3
 ARRAYS = ("theta", "gradient", "moves", "slopes")
@@ -33,7 +34,7 @@ class StoredLadder(Ladder):
         learnable = learnable_features(experiment, objective.learnable)
         super().__init__(lambda: model_objective(experiment, objective), learnable, **ladder_options(objective))
         self.context, self.parents = experiment.context, recipe_parents(experiment, objective)
-        self.reads = {"objective": read_by(objective), **cells_key(experiment)}
+        self.reads = {"objective": read_by(experiment, objective), **cells_key(experiment)}
         self.reads["objective"].pop("refit")
 
     def keep_zero(self, compute: Callable[[], tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
@@ -70,9 +71,9 @@ def recipe_parents(experiment: Experiment, objective: ObjectiveConfig) -> list[A
     return first + learnable_parents(experiment, objective.learnable)
 
 
-def read_by(objective: ObjectiveConfig) -> dict[str, Any]:
+def read_by(experiment: Experiment, objective: ObjectiveConfig) -> dict[str, Any]:
     """Return the settings that an objective reads: the latent one knows no genes, cells or steps."""
-    return {name: getattr(objective, name) for name in READ_BY[objective.name]}
+    return {name: getattr(objective, name) for name in READ_BY[objective.name]} | program_key(experiment, objective)
 
 
 def cells_key(experiment: Experiment, groups: Groups | None = None) -> dict[str, Any]:

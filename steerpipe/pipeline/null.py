@@ -1,5 +1,7 @@
 """The permutation null: the fit's cells dealt anew between the sides, codes and streams with them, and the whole fit repeated.
 
+A programme has no other side: what is dealt anew is the programme, for random genes that are expressed as much.
+
 What is left of a claim when there is nothing to find. Deal b depends on the seed and b alone, so that fits and dictionaries
 share their deals and a mean over dictionaries has a null of its own.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,7 @@ from .artefact import Artefact, built, kept
 from .experiment import Experiment, Sides
 from .ladder import cells_key, read_by, recipe_parents
 from .problems import Groups, solve
+from .program import random_phenotype
 
 VERSION = 1
 
@@ -46,7 +50,8 @@ def null_recipes(
     """
     config = experiment.context.config
     n = n_permutations(experiment, objective)
-    settings = {"objective": read_by(objective), "lambda": as_dict(config.lam), "n": n, **cells_key(experiment, groups)}
+    settings: dict[str, Any] = {"objective": read_by(experiment, objective), "lambda": as_dict(config.lam), "n": n}
+    settings |= cells_key(experiment, groups)
     for unused in ("solver", "refit"):
         settings["objective"].pop(unused, None)
     dealt = groups or [experiment.sides]
@@ -60,6 +65,8 @@ def null_recipes(
             file.unlink()
 
     def one(number: int) -> np.ndarray:
+        if objective.name == "program":
+            return solve(random_phenotype(experiment, number), objective, dealt, config.lam, direct=True).theta
         return solve(experiment, objective, deal(dealt, config.seed, number), config.lam, direct=True).theta
 
     parents = recipe_parents(experiment, objective)

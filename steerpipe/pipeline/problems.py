@@ -18,14 +18,18 @@ from ..steering.objectives import (
     MeanObjective,
     MixedObjective,
     Objective,
+    ProgramObjective,
     gene_weights,
 )
 from ..steering.shift import clamp_values, embedding_shift
 from .experiment import Experiment, Sides
 from .learnable import learnable_features
+from .program import phenotype, reach, within_limit
 
 AT_ONCE = 3
 """Batches whose cells share one pass of a gradient: the population's mean then needs no pass of its own."""
+LEAST_SPREAD = 1e-6
+"""log1p CP10K: a smaller SD of a score over cells is rounding."""
 Groups = Sequence[Sides]
 """Several populations, each aimed at a target of its own; a plain fit has one."""
 
@@ -115,6 +119,11 @@ def _one_group(experiment: Experiment, objective: ObjectiveConfig, cells: np.nda
     if objective.name == "latent_final":
         return LatentFinalObjective(*what, goal(experiment.final), **how)
     y = experiment.expression
+    if objective.name == "program":
+        weights = phenotype(experiment).weights("seen")
+        scale = max(float((y[source] @ weights).std()), LEAST_SPREAD)
+        start = float((y[chosen] @ weights).mean())
+        return ProgramObjective(*what, weights, start, scale, *reach(experiment, objective, sides.source), **how)
     weights = gene_weights(y[target], y[source], experiment.seen_genes, objective.top_n)
     expression = ExpressionObjective(*what, goal(y), weights, **how)
     if objective.name == "expression":
@@ -156,6 +165,8 @@ def solve(
     if weight >= ladder.lam_max:
         return Solved(np.zeros(len(free)), 1.0)
     theta = ladder.solve(weight, direct=direct)[-1].theta
+    for sides in groups:
+        theta = within_limit(experiment, objective, theta, sides.source)
     return Solved(theta, weight / max(ladder.lam_max, 1e-300))
 
 

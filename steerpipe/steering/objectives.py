@@ -4,6 +4,7 @@
     latent_final   || mean_c e_c(theta) - mu ||^2             (1/N) sum_c || e_c(theta) - mu ||
     expression     sum_g w_g (mean_c y_cg(theta) - mu_g)^2    (1/N) sum_c sum_g w_g (y_cg(theta) - mu_g)^2
     mixed          weight * latent / latent(0) + (1 - weight) * expression / expression(0), both of the same match
+    program        - rise of the mean score, in the cells' SDs, + LIMIT * max(0, shift / limit - 1)^2
 
 e is the mean final stream over valid genes, y the predicted log1p CP10K and w_g = |mean target - mean source| of it. The cell
 form draws each cell to the target's mean, and so rewards contraction. `latent` itself is a lasso: see lasso.py.
@@ -24,6 +25,9 @@ from ..models.aido_cell import Output
 from ..sae.model import Codes, TopKSAE
 from .intervene import CachedCells, MaskedReadout, above_floor, apply, check_floor, edit_codes
 from .lasso import MATCHES, LatentProblem
+
+LIMIT = 50.0
+"""Cost of a move that is twice its limit, in SDs of a programme's score over the cells: above what a recipe can gain there."""
 
 
 def gene_weights(target: np.ndarray, source: np.ndarray, seen: np.ndarray, top_n: int | None = None) -> np.ndarray:
@@ -274,6 +278,58 @@ class MixedObjective:
         return value, gradient
 
 
+class ProgramObjective(ModelObjective):
+    """What a programme's score falls by, in SDs of the source cells, and what going beyond the limit of the move costs.
+
+    The score is linear in the predicted expression (see program.py), so that both forms of `match` read the same of it; they
+    differ in the move: the length of the shift of the cells' mean, or the root mean square of the cells' shifts. The cost is
+    0 within the limit and its gradient continuous; an optimum is a little beyond it, and is scaled back by its user.
+
+    Parameters
+    ----------
+    weights : (G_valid,) of the score; those of 0 are not read
+    start : the mean score of `cells` unsteered; scale : SD of the score over the source cells
+    reach : the problem whose loss is the squared shift: of no gap, so that its residual is the shift itself
+    limit : of the shift
+    """
+
+    def __init__(
+        self,
+        cached: CachedCells,
+        cells: np.ndarray,
+        sae: TopKSAE,
+        weights: np.ndarray,
+        start: float,
+        scale: float,
+        reach: LatentProblem,
+        limit: float,
+        *,
+        mode: str = "multiply",
+        batch_size: int = 8,
+        match: str = "population",
+        floor: Tensor | None = None,
+    ) -> None:
+        def readout(one: MaskedReadout) -> Readout:
+            genes = one.columns[weights[one.columns] != 0]
+            weight = torch.as_tensor(-weights[genes] / scale, dtype=torch.float32, device=cached.device)
+            read = cached.valid[torch.from_numpy(genes).to(cached.device)]
+            return Readout(one.streams, read, _predicted, lambda seen: seen @ weight)
+
+        readouts = [readout(one) for one in cached.readouts if weights[one.columns].any()]
+        super().__init__(cached, cells, sae, readouts, mode=mode, batch_size=batch_size, match=match, floor=floor)
+        self.start, self.reach, self.limit = start / scale, reach, limit
+
+    def _run(self, theta: np.ndarray, *, gradient: bool) -> tuple[float, np.ndarray | None]:
+        value, slope = super()._run(theta, gradient=gradient)
+        square, of_square = self.reach.value_and_gradient(theta)
+        beyond = np.sqrt(square) / self.limit - 1
+        if beyond <= 0:
+            return value + self.start, slope
+        if slope is not None:
+            slope = slope + LIMIT * beyond / (np.sqrt(square) * self.limit) * of_square
+        return value + self.start + LIMIT * float(beyond) ** 2, slope
+
+
 class MeanObjective:
     """The mean of several objectives, such as one of each type of cells, towards a target of its own."""
 
@@ -293,11 +349,12 @@ class MeanObjective:
 def _expression(cached: CachedCells, readout: MaskedReadout, genes: np.ndarray, mu: np.ndarray, weights: np.ndarray) -> Readout:
     goal, weight = (torch.as_tensor(values[genes], dtype=torch.float32, device=cached.device) for values in (mu, weights))
 
-    def observe(output: Output) -> Tensor:
-        assert output.expression is not None
-        return output.expression.float()
-
     def loss(seen: Tensor) -> Tensor:
         return ((seen - goal).square() * weight).sum(1)
 
-    return Readout(readout.streams, cached.valid[torch.from_numpy(genes).to(cached.device)], observe, loss)
+    return Readout(readout.streams, cached.valid[torch.from_numpy(genes).to(cached.device)], _predicted, loss)
+
+
+def _predicted(output: Output) -> Tensor:
+    assert output.expression is not None
+    return output.expression.float()

@@ -13,7 +13,7 @@ from steerpipe.sae.model import Codes, TopKSAE
 from steerpipe.steering import proximal
 from steerpipe.steering.intervene import MODES, CachedCells, above_floor, apply, clamp_features, recipe_edit, run_edit
 from steerpipe.steering.lasso import LatentProblem
-from steerpipe.steering.objectives import ExpressionObjective, LatentFinalObjective, MixedObjective
+from steerpipe.steering.objectives import ExpressionObjective, LatentFinalObjective, MixedObjective, ProgramObjective
 from steerpipe.steering.pooled import pooled_codes
 
 from ..conftest import random_model
@@ -110,13 +110,31 @@ def objective_of(name, cached, sae, mode, batch_size=4, **options):
     latent = LatentProblem(zbar_of(cached, sae, mode), sae.W_dec.numpy(), plain, mu, match=options.get("match", "population"))
     if name == "latent_final":
         return LatentFinalObjective(cached, CELLS, sae, mu, **how)
+    if name == "program":
+        score, none = weights - weights.mean() * (weights > 0), np.zeros_like(plain)
+        reach = LatentProblem(
+            zbar_of(cached, sae, mode), sae.W_dec.numpy(), none, none, match=options.get("match", "population")
+        )
+        shift = np.sqrt(reach.loss(theta_of(3)))
+        limit = 0.6 * shift  # theta_of(3) is beyond it
+        return ProgramObjective(
+            cached,
+            CELLS,
+            sae,
+            score,
+            float((run_edit(cached, CELLS, None).expression @ score).mean()),
+            0.5,
+            reach,
+            limit,
+            **how,
+        )
     return {"latent": latent, "expression": expression, "mixed": MixedObjective(latent, expression, 0.3)}[name]
 
 
 @BOTH
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("mode", ["multiply", "add"])
-@pytest.mark.parametrize("name", ["latent", "latent_final", "expression", "mixed"])
+@pytest.mark.parametrize("name", ["latent", "latent_final", "expression", "mixed", "program"])
 def test_the_gradient_equals_finite_differences(world, name, mode, tokens, match):
     cached, sae = replace(world[0], steered=TOKENS[tokens]), world[1]
     problem, theta = objective_of(name, cached, sae, mode, match=match), theta_of(3)
@@ -130,7 +148,7 @@ def test_the_gradient_equals_finite_differences(world, name, mode, tokens, match
     ):
         h = 1e-2
         slope = (problem.value(theta + h * direction) - problem.value(theta - h * direction)) / (2 * h)
-        assert float(gradient @ direction) == pytest.approx(slope, rel=0.02, abs=2e-4 * value)
+        assert float(gradient @ direction) == pytest.approx(slope, rel=0.02, abs=2e-4 * abs(value))
 
 
 @BOTH

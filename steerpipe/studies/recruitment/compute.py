@@ -97,7 +97,7 @@ def stability(experiment: Experiment, name: str, *, n_refits: int, n_cells: int,
     """
     ratio = LambdaConfig(mode="ratio", value=experiment.context.config.lam.value)
     objective = _objective(experiment, name)
-    settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio.value, "objective": read_by(objective)}
+    settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio.value, "objective": read_by(experiment, objective)}
     settings |= cells_key(experiment)
     if name == "expression":
         settings |= {"n_cells": n_cells, "max_steps": max_steps}

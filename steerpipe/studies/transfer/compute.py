@@ -198,7 +198,7 @@ def fit_groups(
     an equal share of objective.max_cells.
     """
     lam, sides = experiment.context.config.lam, [g.sides for g in groups]
-    settings = {"objective": read_by(objective), "lambda": as_dict(lam), **cells_key(experiment, sides)}
+    settings = {"objective": read_by(experiment, objective), "lambda": as_dict(lam), **cells_key(experiment, sides)}
 
     def build(folder: Path) -> None:
         found = solve(experiment, objective, sides, lam)
