@@ -100,13 +100,16 @@ class Back:
         Two more columns: gene, and apart, of the programme's genes, which are in no combination.
         """
         experiment, config = self.experiment, self.experiment.context.config.recipe
-        effects = self.measured(self.candidates)[~np.isin(self.candidates, self.asked.program.genes)]
+        known = dict(zip(self.candidates.tolist(), self.measured(self.candidates), strict=True))
         free = np.setdiff1d(self.candidates, self.asked.program.genes)
+        effects = np.stack([known[int(column)] for column in free])
         some = [Perturbation(int(column), kind) for column in free for kind in range(len(KINDS))]
         moved = shift(experiment, self.recipe.theta, self.recipe.mode, self.rows)
         rules = Rules(config.ratio, config.n_refits, config.stable, config.n_named, config.seed)
         table, found = explain(some, _flat(effects), moved, self._random(moved), rules)
-        own = _flat(self.measured(self.own)).mean(1)
+        rest = np.setdiff1d(self.own, self.candidates)
+        known |= dict(zip(rest.tolist(), self.measured(rest), strict=True)) if len(rest) else {}
+        own = _flat(np.stack([known[int(column)] for column in self.own])).mean(1)
         target, norm = moved.mean(0), np.linalg.norm(own, axis=1)
         cosine = own @ target / np.maximum(norm * np.linalg.norm(target), 1e-300)
         apart = pd.DataFrame({"column": np.repeat(self.own, 2), "kind": list(KINDS) * len(self.own), "effect": norm})
@@ -130,46 +133,52 @@ class Back:
         """Return the programme's rise in held-out rows under the named perturbations together, each alone, and random ones.
 
         Columns: what, half, draw, rise (log1p CP10K). Genes that are perturbed are no matched genes of the score. Random
-        ones are as many candidates, as many of them knocked out. Kept; a killed run resumes at the set of perturbations.
+        ones are as many candidates, as many of them knocked out: they do not know the programme, which shares them with
+        others that name as many.
         """
         experiment, config = self.experiment, self.experiment.context.config.recipe
+        free = np.setdiff1d(self.candidates, self.asked.program.genes)
+        kinds = sorted(one.kind for one in named)[: len(free)]
+        rng = np.random.default_rng([config.seed, 87])
+        draws = [rng.choice(free, len(kinds), replace=False) for _ in range(config.n_random)]
+        random = [[Perturbation(int(c), kind) for c, kind in zip(drawn, kinds, strict=True)] for drawn in draws]
+        own = [list(named)] + [[one] for one in named if len(named) > 1]
+        names = [f"{experiment.genes[one.column]} {KINDS[one.kind]}" for one in named]
+        labels = [("named together", 0), *((name, 0) for name in names[: len(own) - 1])]
+        labels += [("random candidates", draw) for draw in range(len(random))]
+        effects = np.concatenate([self.responses(own, rows), self.responses(random, rows)])
+        out = []
+        for (what, draw), some, effect in zip(labels, own + random, effects, strict=True):
+            touched = np.array([one.column for one in some])
+            for half in HALVES:
+                risen = float(rise(np.zeros_like(effect), effect, self.asked.weights(half, without=touched)))
+                out.append({"what": what, "half": half, "draw": draw, "rise": risen})
+        return pd.DataFrame(out)
+
+    def responses(self, sets: Sequence[Sequence[Perturbation]], rows: np.ndarray) -> np.ndarray:
+        """Return the mean change of predicted log1p CP10K in some rows under sets of perturbations, float32 (n_sets, G).
+
+        Kept; a killed run resumes at the set. The score is linear in it, so that programmes share it.
+        """
+        experiment = self.experiment
 
         def build(folder: Path) -> None:
-            self._loop(named, rows, folder).to_parquet(folder / "loop.parquet", index=False)
+            how = self.perturber(experiment.cells[rows])
+            base = how.expression(how.counts)
 
-        reads = {"program": self.asked.key(), "named": [list(one) for one in named], "candidates": self.candidates.tolist()}
-        reads |= {"cells": experiment.cells[rows].tolist(), "n_random": config.n_random, "seed": config.seed}
-        reads |= {"global_seed": experiment.context.config.seed, "split": experiment.activations.split_key}
-        parents = [experiment.streams]
-        made = built(experiment.context, "recipe-loop", build, version=VERSION, reads=reads, parents=parents)
-        return pd.read_parquet(made.path / "loop.parquet")
+            def response(some: Sequence[Perturbation]) -> np.ndarray:
+                return np.asarray((how.expression(how.changed(some)) - base).mean(0))
 
-    def _loop(self, named: Sequence[Perturbation], rows: np.ndarray, folder: Path) -> pd.DataFrame:
-        experiment, config = self.experiment, self.experiment.context.config.recipe
-        how = self.perturber(experiment.cells[rows])
-        base = how.expression(how.counts)
-        free = np.setdiff1d(self.candidates, self.asked.program.genes)
-        rng = np.random.default_rng([config.seed, 87])
-        sets = [("named together", 0, list(named))]
-        sets += [(f"{experiment.genes[one.column]} {KINDS[one.kind]}", 0, [one]) for one in named if len(named) > 1]
-        for draw in range(config.n_random):
-            drawn = rng.choice(free, min(len(named), len(free)), replace=False)
-            some = [Perturbation(int(column), one.kind) for column, one in zip(drawn, named, strict=False)]
-            sets.append(("random candidates", draw, some))
-        out = []
+            for number, some in enumerate(track(list(sets), "responses", len(sets))):
+                kept(folder / f"{number:04d}.npy", partial(response, some))
 
-        def risen(some: list[Perturbation]) -> np.ndarray:
-            after, touched = how.expression(how.changed(some)), np.array([one.column for one in some])
-            return np.array([rise(base, after, self.asked.weights(half, without=touched)).mean() for half in HALVES])
-
-        for number, (what, draw, some) in enumerate(track(sets, "loop", len(sets))):
-            file = folder / f"{number:04d}.npy"
-            kept(file, partial(risen, some))
-            out += [
-                {"what": what, "half": half, "draw": draw, "rise": value}
-                for half, value in zip(HALVES, np.load(file), strict=True)
-            ]
-        return pd.DataFrame(out)
+        genes = [[[experiment.genes[one.column], one.kind] for one in some] for some in sets]
+        reads = {"sets": hashlib.sha256(str(genes).encode()).hexdigest()[:16], "cells": experiment.cells[rows].tolist()}
+        reads |= {"layer": experiment.cached.layer, "split": experiment.activations.split_key}
+        path = built(
+            experiment.context, "responses", build, version=VERSION, reads=reads, parents=[experiment.activations.artefact]
+        ).path
+        return np.stack([np.load(path / f"{number:04d}.npy") for number in range(len(sets))])
 
 
 def loop_p(loop: pd.DataFrame, half: str = "all") -> float:
