@@ -11,6 +11,7 @@ from ..evaluate.inference import conclusions
 from ..evaluate.tables import LEGEND, headline, summary
 from ..pipeline.evaluation import Evaluation
 from ..pipeline.pipeline import Pipeline
+from ..pipeline.program_scores import RECIPE, row_of, verdict
 from ..run import Run
 
 log = logging.getLogger(__name__)
@@ -50,5 +51,15 @@ def report(run: Run, found: Evaluation, markers: Sequence[str]) -> None:
     for name, group in found.entanglement.groupby("recipe", sort=False):
         run.metrics({f"{name}/entanglement": float(group["entanglement"].mean())})
     lines = conclusions(found.scores)
+    if len(found.programs):
+        run.table("programs", found.programs)
+    for recipe in found.recipes:
+        if recipe.settings.name == "program" and recipe.theta.any():
+            risen = found.programs[found.programs["recipe"] == recipe.objective]
+            best = row_of(risen, RECIPE)
+            run.metrics(
+                {f"{recipe.objective}/{name}": float(best[name]) for name in ("rise", "sds", "p_program", "p_features")}
+            )
+            lines.append(verdict(recipe.objective, risen, int((recipe.theta != 0).sum())))
     run.text("conclusion", lines)
     log.info("%s", "\n".join(lines))

@@ -17,7 +17,8 @@ from .checkpoint import require_head
 from .context import Context
 from .experiment import Experiment, prepare
 from .fit import Recipe, fit, stand_in_table
-from .program import check_program
+from .program import check_program, phenotype
+from .program_scores import score_table, summary
 from .scoring import judged, scorer
 from .trials import Tables, score_all
 
@@ -43,6 +44,7 @@ class Evaluation:
     steering_genes : per recipe, the genes that it moved (paired t-test, Bonferroni), and how far; held-out cells
     entanglement : per recipe and recruited feature, and for active features drawn at random
     dictionaries : how alike recipes of several dictionaries are, one row a recipe; empty for one dictionary
+    programs : per recipe of objective=program, how its programme rises, see program_scores.summary
     stand_ins : per latent recipe and recruited feature, the features that could stand in for it
     """
 
@@ -60,6 +62,7 @@ class Evaluation:
     entanglement: pd.DataFrame
     dictionaries: pd.DataFrame
     stand_ins: pd.DataFrame
+    programs: pd.DataFrame
 
 
 def evaluation(context: Context) -> Evaluation:
@@ -120,5 +123,10 @@ def _one_dictionary(context: Context) -> tuple[Evaluation, Experiment]:
     tables["scores"] = add_null(tables["scores"], null)
     tables["cells"] = pd.concat([tables["cells"], *(frame for frame in cells if len(frame))], ignore_index=True)
     beside = stand_in_table(experiment, recipes)
-    none = pd.DataFrame()
-    return Evaluation(artefact, recipes, null=null, paths=paths, dictionaries=none, stand_ins=beside, **tables), experiment
+    risen = [
+        summary(score_table(phenotype(experiment), one)).assign(recipe=one.objective)
+        for one in recipes
+        if one.settings.name == "program" and one.theta.any()
+    ]
+    tables |= {"programs": pd.concat(risen) if risen else pd.DataFrame(), "dictionaries": pd.DataFrame()}
+    return Evaluation(artefact, recipes, null=null, paths=paths, stand_ins=beside, **tables), experiment

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from steerpipe.cli.hydra import compose
+from steerpipe.commands.evaluate import report
 from steerpipe.data.genesets import find_set
 from steerpipe.errors import SteerError
 from steerpipe.pipeline.evaluation import evaluation
@@ -16,7 +18,10 @@ from steerpipe.pipeline.null import null_recipes
 from steerpipe.pipeline.pipeline import Pipeline
 from steerpipe.pipeline.problems import solve
 from steerpipe.pipeline.program import phenotype, random_phenotype, reach
+from steerpipe.pipeline.program_scores import RECIPE, held_scorer, row_of
 from steerpipe.store import Store
+
+from ..made import a_run
 
 UP = "recipe.up=[CD8A,CD8B,GZMB,NKG7]"
 
@@ -99,10 +104,27 @@ def test_the_null_is_of_random_programmes(make):
 
 def test_it_is_evaluated_as_others_are(make):
     pipeline = make(UP, "evaluate.objectives=[latent,program]", "lambda.value=0.3")
-    scores = evaluation(pipeline).scores
+    found = evaluation(pipeline)
+    scores = found.scores
     rows = scores[(scores["recipe"] == "program") & (scores["split"] == "held")]
     assert {"layer", "final", "expression"} <= set(rows["space"])
     assert (rows["n_null"] == 2).any()
+
+
+def test_an_evaluation_has_the_rise_of_the_held_out_half(make, tmp_path):
+    """The rise is that of the score's held-out weights over held-out cells, steered through the model once more."""
+    pipeline = make(UP, "evaluate.objectives=[program]", "lambda.value=0.3")
+    found, run = evaluation(pipeline), a_run(tmp_path / "run")
+    report(run, found, [])
+    experiment = pipeline.experiment(scored=True)
+    how = held_scorer(experiment)
+    assert not np.isin(experiment.cells[how.rows], experiment.cells[experiment.fit_rows]).any()
+    after = how.recipe(found.recipes[0].theta).expression
+    weights = phenotype(experiment).weights("held")
+    row = row_of(found.programs, RECIPE)
+    assert row["rise"] == pytest.approx(float(((after - how.base.expression) @ weights).mean()), abs=1e-6)
+    assert json.loads((run.path / "metrics.json").read_text())["program/rise"] == pytest.approx(row["rise"])
+    assert "held-out half" in (run.path / "conclusion.txt").read_text()
 
 
 @pytest.mark.parametrize(

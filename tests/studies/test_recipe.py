@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from steerpipe.pipeline.program import HALVES
+from steerpipe.pipeline.program_scores import ALIKE, CROSS, OWN, RANDOM, RECIPE, summary
 from steerpipe.steering import proximal
 from steerpipe.steering.lasso import LatentProblem
 from steerpipe.steering.objectives import ProgramObjective
@@ -14,7 +15,6 @@ from steerpipe.steering.pooled import pooled_codes
 from steerpipe.steering.program import score_weights, seen_half
 from steerpipe.studies.recipe.explain import Rules, combine, explain, stability
 from steerpipe.studies.recipe.perturb import KINDS, Perturbation, Perturber, high_counts
-from steerpipe.studies.recipe.scores import ALIKE, CROSS, OWN, RANDOM, RECIPE, summary
 
 from . import planted_recipe as planted
 

@@ -20,11 +20,11 @@ from ...pipeline.experiment import Experiment
 from ...pipeline.fit import Recipe
 from ...pipeline.problems import shift
 from ...pipeline.program import HALVES, Phenotype
+from ...pipeline.program_scores import rise
 from ...progress import track
 from ...steering.controls import random_recipe
 from .explain import Rules, explain
 from .perturb import KINDS, Perturbation, Perturber, high_counts
-from .scores import rise
 
 log = logging.getLogger(__name__)
 VERSION = 1

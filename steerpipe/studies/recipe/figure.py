@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...pipeline.program_scores import ALIKE, CROSS, LEVEL, OWN
 from ...plot.style import COLOURS, GREY, note, styled, subplots
 from .perturb import KINDS
-from .scores import ALIKE, CROSS, OWN
-from .table import LEVEL, Answer
+from .table import Answer
 
 SHOWN = 12
 HALF_COLOURS = {"seen": "#999999", "held": COLOURS["latent"]}

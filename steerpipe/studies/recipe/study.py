@@ -11,13 +11,13 @@ from ...pipeline.checkpoint import require_head
 from ...pipeline.fit import fit, recipe_table
 from ...pipeline.pipeline import Pipeline
 from ...pipeline.program import Phenotype, check_program, phenotype
+from ...pipeline.program_scores import held_scorer, score_table, summary
 from ...plot.provenance import model_phrase, sae_phrase
 from ..findings import Findings
 from .candidates import candidate_genes
 from .compute import Back, loop_p
 from .figure import score_bars, three_panels
 from .perturb import KINDS, Perturbation
-from .scores import held_scorer, score_table, summary
 from .table import Answer
 from .terms import feature_terms
 

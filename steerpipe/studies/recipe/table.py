@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .scores import CROSS, OWN, RANDOM, RECIPE
-
-LEVEL = 0.05
+from ...pipeline.program_scores import LEVEL, RECIPE, beyond, row_of, verdict
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Answer:
 
     Attributes
     ----------
-    scores : of scores.summary; terms : of terms.feature_terms; genes, found : of compute.Back.explained
+    scores : of program_scores.summary; terms : of terms.feature_terms; genes, found : of compute.Back.explained
     loop : of compute.Back.loop with p of the rise on all genes; None where nothing was named
     """
 
@@ -31,17 +29,10 @@ class Answer:
     loop: pd.DataFrame | None
     loop_p: float
 
-    def row(self, what: str, half: str = "held") -> pd.Series:
-        """Return one row of the scores."""
-        rows = self.scores[(self.scores["what"] == what) & (self.scores["half"] == half)]
-        found: pd.Series = rows.iloc[0]
-        return found
-
     @property
     def beyond(self) -> bool:
-        """Whether the held-out half rises more than random programmes' do, and more than under random features."""
-        one = self.row(RECIPE)
-        return bool(one["rise"] > 0 and max(one["p_program"], one["p_features"]) <= LEVEL)
+        """Whether the programme's held-out half rises beyond its nulls."""
+        return beyond(self.scores)
 
     @property
     def named(self) -> pd.DataFrame:
@@ -50,18 +41,7 @@ class Answer:
 
     def lines(self) -> list[str]:
         """Return the conclusion."""
-        return [self._score(), self._features(), self._back(), self._loop()]
-
-    def _score(self) -> str:
-        held, seen, null, features = self.row(RECIPE), self.row(RECIPE, "seen"), self.row(OWN), self.row(RANDOM)
-        said = "the held-out half of the programme rises" if self.beyond else "nothing beyond its null: the held-out half moves"
-        return (
-            f"{self.name}: {said} by {held['rise']:+.2f} log1p CP10K in held-out cells ({held['sds']:+.1f} SDs; the "
-            f"fitted half {seen['rise']:+.2f}) with {self.n_features} features; random programmes' own held-out halves "
-            f"{null['sds']:+.1f} SDs (p = {held['p_program']:.2g}), random features {features['rise']:+.2f} "
-            f"(p = {held['p_features']:.2g}), random programmes' recipes {self.row(CROSS)['rise']:+.2f} "
-            f"(p = {held['p_cross']:.2g})."
-        )
+        return [verdict(self.name, self.scores, self.n_features), self._features(), self._back(), self._loop()]
 
     def _features(self) -> str:
         n, known = len(self.terms), self.terms["q"] < LEVEL
@@ -89,7 +69,7 @@ class Answer:
         if self.loop is None:
             return "The loop was not closed: there is nothing to perturb."
         means = self.loop[self.loop["half"] == "all"].groupby("what")["rise"].mean()
-        recipe = float(self.row(RECIPE, "all")["rise"])
+        recipe = float(row_of(self.scores, RECIPE, "all")["rise"])
         together, random = float(means["named together"]), float(means["random candidates"])
         said = (
             "the named perturbations raise the programme" if self.loop_p <= LEVEL and together > 0 else "nothing beyond chance"
@@ -101,8 +81,8 @@ class Answer:
 
     def metrics(self) -> dict[str, float]:
         """Return the headline numbers."""
-        held = self.row(RECIPE)
-        numbers = {"rise": held["rise"], "sds": held["sds"], "rise_seen": self.row(RECIPE, "seen")["rise"]}
+        held = row_of(self.scores, RECIPE)
+        numbers = {"rise": held["rise"], "sds": held["sds"], "rise_seen": row_of(self.scores, RECIPE, "seen")["rise"]}
         numbers |= {name: held[name] for name in ("p_program", "p_features", "p_cross")}
         numbers |= {"features": self.n_features, "beyond": int(self.beyond), "named": len(self.named), "loop_p": self.loop_p}
         if self.loop is not None:

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...evaluate.population import permutation_p
-from ...pipeline.artefact import built
-from ...pipeline.experiment import Experiment
-from ...pipeline.fit import Recipe
-from ...pipeline.null import null_recipes
-from ...pipeline.problems import shift, solve
-from ...pipeline.program import HALVES, Phenotype, phenotype, random_phenotype
-from ...pipeline.scoring import Scorer, make_scorer
-from ...progress import track
-from ...steering.controls import random_direction, random_recipe
-from ...steering.intervene import State, add_vector, splice
+from ..evaluate.population import permutation_p
+from ..progress import track
+from ..steering.controls import random_direction, random_recipe
+from ..steering.intervene import State, add_vector, splice
+from .artefact import built
+from .experiment import Experiment
+from .fit import Recipe
+from .null import null_recipes
+from .problems import shift, solve
+from .program import HALVES, Phenotype, phenotype, random_phenotype
+from .scoring import Scorer, make_scorer
 
 VERSION = 2
 RECIPE, ALIKE, RANDOM, OWN, CROSS = (
@@ -30,6 +30,7 @@ RECIPE, ALIKE, RANDOM, OWN, CROSS = (
     "random programme's recipe",
 )
 N_BOOTSTRAP = 1000
+LEVEL = 0.05
 
 
 def held_scorer(experiment: Experiment) -> Scorer:
@@ -121,3 +122,28 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
             there = (table["what"] == RECIPE) & (table["half"] == half)
             table.loc[there, column] = permutation_p(float(value[0]), null, "higher").p
     return table
+
+
+def row_of(table: pd.DataFrame, what: str, half: str = "held") -> pd.Series:
+    """Return one row of a summary."""
+    found: pd.Series = table[(table["what"] == what) & (table["half"] == half)].iloc[0]
+    return found
+
+
+def beyond(table: pd.DataFrame) -> bool:
+    """Return whether the held-out half rises more than random programmes' do, and more than under random features."""
+    one = row_of(table, RECIPE)
+    return bool(one["rise"] > 0 and max(one["p_program"], one["p_features"]) <= LEVEL)
+
+
+def verdict(name: str, table: pd.DataFrame, n_features: int) -> str:
+    """Return what a summary says of a programme, in words."""
+    held, seen, null, features = (row_of(table, *one) for one in ((RECIPE,), (RECIPE, "seen"), (OWN,), (RANDOM,)))
+    said = "the held-out half of the programme rises" if beyond(table) else "nothing beyond its null: the held-out half moves"
+    return (
+        f"{name}: {said} by {held['rise']:+.2f} log1p CP10K in held-out cells ({held['sds']:+.1f} SDs; the "
+        f"fitted half {seen['rise']:+.2f}) with {n_features} features; random programmes' own held-out halves "
+        f"{null['sds']:+.1f} SDs (p = {held['p_program']:.2g}), random features {features['rise']:+.2f} "
+        f"(p = {held['p_features']:.2g}), random programmes' recipes {row_of(table, CROSS)['rise']:+.2f} "
+        f"(p = {held['p_cross']:.2g})."
+    )
