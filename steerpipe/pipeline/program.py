@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,8 @@ from .activations import load_cells
 from .experiment import Experiment
 
 HALVES = ("seen", "held", "all")
+VERSION = 2
+"""Raised when fits of programmes, and of no other objective, change."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,6 @@ class Phenotype:
         """Return what identifies the programme in keys."""
         up, down = ([self.experiment.genes[i] for i in some] for some in self.program)
         return {"up": up, "down": down, "max_shift": self.experiment.context.config.recipe.max_shift}
-
-    def digest(self) -> str:
-        """Return 16 letters that stand for its genes."""
-        return hashlib.sha256(str(self.key()).encode()).hexdigest()[:16]
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.experiment.context.config.seed, stream])
@@ -144,7 +141,7 @@ def random_phenotype(experiment: Experiment, number: int) -> Experiment:
 
 def program_key(experiment: Experiment, objective: ObjectiveConfig) -> dict[str, Any]:
     """Return what an objective reads of the programme: nothing for the others."""
-    return {"program": phenotype(experiment).key()} if objective.name == "program" else {}
+    return {"program": phenotype(experiment).key() | {"version": VERSION}} if objective.name == "program" else {}
 
 
 def reach(experiment: Experiment, objective: ObjectiveConfig, rows: np.ndarray) -> tuple[LatentProblem, float]:

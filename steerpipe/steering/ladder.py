@@ -62,6 +62,7 @@ def rung(
         known=(above.loss, above.gradient),
         memory=(above.moves, above.slopes),
         bounds=bounds,
+        cheap=getattr(objective, "cheap", None),
     )
 
 

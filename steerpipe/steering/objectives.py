@@ -319,15 +319,19 @@ class ProgramObjective(ModelObjective):
         super().__init__(cached, cells, sae, readouts, mode=mode, batch_size=batch_size, match=match, floor=floor)
         self.start, self.reach, self.limit = start / scale, reach, limit
 
+    def cheap(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return what going beyond the limit costs, and its gradient (F,): no pass of the model."""
+        square, of_square = self.reach.value_and_gradient(theta)
+        length = float(np.sqrt(square))
+        beyond = length / self.limit - 1
+        if beyond <= 0:
+            return 0.0, np.zeros_like(of_square)
+        return LIMIT * beyond**2, LIMIT * beyond / (length * self.limit) * of_square
+
     def _run(self, theta: np.ndarray, *, gradient: bool) -> tuple[float, np.ndarray | None]:
         value, slope = super()._run(theta, gradient=gradient)
-        square, of_square = self.reach.value_and_gradient(theta)
-        beyond = np.sqrt(square) / self.limit - 1
-        if beyond <= 0:
-            return value + self.start, slope
-        if slope is not None:
-            slope = slope + LIMIT * beyond / (np.sqrt(square) * self.limit) * of_square
-        return value + self.start + LIMIT * float(beyond) ** 2, slope
+        cost, of_cost = self.cheap(theta)
+        return value + self.start + cost, None if slope is None else slope + of_cost
 
 
 class MeanObjective:

@@ -3,13 +3,16 @@
 Each step minimises a quadratic model of the smooth part plus the penalty, exactly, by coordinate descent on the features that
 move or are about to, and is halved until the full objective falls (Lee, Sun and Saunders 2014). The model's curvature is that
 of limited-memory BFGS (Byrd, Nocedal and Schnabel 1994), which the next smaller lambda inherits: the smooth part is the same.
-A gradient through a foundation model costs a million times what this algebra does, so what counts is their number.
+A gradient through a foundation model costs a million times what this algebra does, so what counts is their number. A part of
+the function that is known in closed form is therefore taken as it is, and curvature is learnt of the rest alone: a stiff limit
+would otherwise be all that the memory holds, and every step would be halved at it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,7 @@ MAX_HALVINGS = 25
 MEMORY = 10
 AHEAD, WORKING = 0.8, 64
 SWEEPS = 500
+INNER_STEPS, INNER_TOLERANCE = 200, 1e-3
 ROUNDING = 1e-15
 
 
@@ -80,6 +84,7 @@ def solve(
     known: tuple[float, np.ndarray] | None = None,
     memory: tuple[np.ndarray, np.ndarray] | None = None,
     bounds: Bounds = (None, None),
+    cheap: ValueAndGradient | None = None,
 ) -> ProximalFit:
     """Minimise a smooth function plus lam ||theta||_1 over the learnable coordinates, within bounds.
 
@@ -92,6 +97,7 @@ def solve(
     known : the smooth part's value and gradient at `start`, where it is known; not used where the bounds do not hold there
     memory : moves and slopes of the same function, from another weight
     bounds : lowest and highest theta_f, None where there is none
+    cheap : a convex part of the function, in it, that costs next to nothing: no step models it, all minimise it as it is
     """
     given = np.where(learnable, start, 0.0).astype(np.float64)
     theta = np.clip(given, *limits(bounds))
@@ -102,10 +108,16 @@ def solve(
     history = [loss + penalty]
     moves, slopes = (list(pairs) for pairs in memory) if memory is not None else ([], [])
     norm = prox_gradient_norm(theta, gradient, lam, learnable, bounds=bounds)
+    known_value, known_gradient = (0.0, np.zeros_like(theta)) if cheap is None else cheap(theta)
     while norm > tolerance and n_steps < max_steps:
-        goal = _newton_point(theta, gradient, lam, learnable, moves, slopes, step, bounds)
+        rest = gradient - known_gradient
+        if cheap is None:
+            goal = _newton_point(theta, gradient, lam, learnable, moves, slopes, step, bounds)
+        else:
+            goal = _composite_point(theta, rest, lam, learnable, moves, slopes, step, bounds, cheap)
         direction = goal - theta
-        promised = float(gradient @ direction) + lam * float(np.abs(goal).sum()) - penalty
+        promised = float(rest @ direction) + lam * float(np.abs(goal).sum()) - penalty
+        promised += 0.0 if cheap is None else cheap(goal)[0] - known_value
         if promised > ROUNDING * abs(loss + penalty):  # the curvature misleads: forget it
             if not moves:
                 break
@@ -122,7 +134,11 @@ def solve(
             length /= 2
         else:
             break  # no step helps any more: the function's own rounding
-        move, slope = new - theta, np.where(learnable, new_gradient - gradient, 0.0)
+        of_known = known_gradient
+        if cheap is not None:
+            known_value, known_gradient = cheap(new)
+        change = new_gradient - known_gradient - (gradient - of_known)
+        move, slope = new - theta, np.where(learnable, change, 0.0)
         curvature = float(move @ slope)
         if curvature > 1e-10 * float(move @ move):  # a stretch that is not convex teaches nothing
             moves, slopes = [*moves, move][-MEMORY:], [*slopes, slope][-MEMORY:]
@@ -154,17 +170,50 @@ def _newton_point(
     x, g = theta[working], gradient[working]
     if not moves:
         return _put(theta, working, prox(x - step * g, step * lam, bounds))
+    hessian, scale = _curvature(moves, slopes, working)
+    values = x.copy()
+    # the model is 1/2 d' H d + g' d with d = values - x
+    descend(hessian / 2, (hessian @ x - g) / 2, values, lam / 2, *limits(bounds), 1e-16 * float(g @ g) / scale, SWEEPS)
+    return _put(theta, working, values)
+
+
+def _composite_point(
+    theta: np.ndarray,
+    rest: np.ndarray,
+    lam: float,
+    learnable: np.ndarray,
+    moves: list[np.ndarray],
+    slopes: list[np.ndarray],
+    step: float,
+    bounds: Bounds,
+    cheap: ValueAndGradient,
+) -> np.ndarray:
+    """Return the minimum (F,) of the rest's quadratic model plus the cheap part plus penalty, over all learnable features."""
+    working = np.flatnonzero(learnable)
+    hessian, scale = (np.eye(len(working)) / step, 1 / step) if not moves else _curvature(moves, slopes, working)
+
+    def model(values: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = cheap(_put(theta, working, values))
+        by = values - theta[working]
+        bent = hessian @ by
+        return value + float(by @ (bent / 2 + rest[working])), gradient[working] + bent + rest[working]
+
+    here, free = theta[working], np.ones(len(working), bool)
+    start = model(here)
+    tolerance = INNER_TOLERANCE * prox_gradient_norm(here, start[1], lam, free, bounds=bounds)
+    options: dict[str, Any] = {"step": 1 / scale, "tolerance": tolerance, "max_steps": INNER_STEPS, "bounds": bounds}
+    return _put(theta, working, solve(model, here, lam, learnable=free, known=start, **options).theta)
+
+
+def _curvature(moves: list[np.ndarray], slopes: list[np.ndarray], working: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the memory's Hessian (W, W) on some features, and what it is where nothing is remembered."""
     S, Y = np.array(moves), np.array(slopes)
     products = S @ Y.T
     scale = float(Y[-1] @ Y[-1]) / products[-1, -1]
     below = np.tril(products, -1)
     middle = np.block([[scale * S @ S.T, below], [below.T, -np.diag(np.diag(products))]])
     wings = np.concatenate([scale * S, Y])[:, working]
-    hessian = scale * np.eye(len(working)) - wings.T @ np.linalg.lstsq(middle, wings, rcond=None)[0]
-    values = x.copy()
-    # the model is 1/2 d' H d + g' d with d = values - x
-    descend(hessian / 2, (hessian @ x - g) / 2, values, lam / 2, *limits(bounds), 1e-16 * float(g @ g) / scale, SWEEPS)
-    return _put(theta, working, values)
+    return scale * np.eye(len(working)) - wings.T @ np.linalg.lstsq(middle, wings, rcond=None)[0], scale
 
 
 def _put(theta: np.ndarray, working: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -128,6 +128,7 @@ def test_a_planted_feature_is_found_and_the_limit_is_nearly_kept(planted):
         fit = proximal.solve(
             problem.value_and_gradient, np.zeros(16), 0.3 * slope,
             learnable=np.isin(np.arange(16), some), step=0.05 / slope, tolerance=1e-2 * slope, max_steps=60,
+            cheap=problem.cheap,
         )  # fmt: skip
         assert np.abs(fit.theta).argmax() == some[at]
         assert 0.08 < fit.theta[some[at]] < 0.15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import Lasso
 
 from steerpipe.steering.bounds import limits
@@ -105,3 +106,39 @@ def test_within_bounds_equals_the_exact_lasso(bounds):
     gradient = free.value_and_gradient(fit.theta)[1]
     assert prox_gradient_norm(fit.theta, gradient, lam, everywhere, bounds=bounds) == pytest.approx(fit.prox_gradient, abs=1e-9)
     assert prox_gradient_norm(fit.theta, gradient, lam, everywhere) > 0.1  # the bounds do hold it back
+
+
+def test_a_part_in_closed_form_is_taken_as_it_is():
+    """A nearly linear function within a stiff limit: the optimum is scipy's, at a third of the gradients of a model of both."""
+    rng = np.random.default_rng(3)
+    slope, bend = rng.standard_normal(20), 0.02 * rng.standard_normal((20, 20))
+    S, lam = rng.standard_normal((8, 20)), 0.3
+    calls = []
+
+    def limit(theta):
+        length = np.linalg.norm(S @ theta)
+        beyond = max(0.0, length - 1)
+        return 50 * beyond**2, 100 * beyond * S.T @ (S @ theta) / max(length, 1e-300)
+
+    def whole(theta):
+        calls.append(theta)
+        (cost, of_cost), bent = limit(theta), bend.T @ bend @ theta
+        return float(slope @ theta + theta @ bent / 2) + cost, slope + bent + of_cost
+
+    S[:, 8:] = 0.1 * S[:, 8:]
+    wide = {"bounds": (-3.0, 3.0), "max_steps": 400, "tolerance": 1e-5, "step": 0.1}
+    run(whole, lam, **wide)
+    n_black = len(calls)
+    calls.clear()
+    known = run(whole, lam, cheap=limit, **wide)
+    assert known.converged
+    assert len(calls) < n_black / 3
+
+    def split(both):  # positive and negative parts, so that the penalty is smooth
+        value, gradient = whole(both[:20] - both[20:])
+        return value + lam * both.sum(), np.concatenate([gradient, -gradient]) + lam
+
+    options = {"maxiter": 20000, "maxfun": 10**6, "ftol": 1e-15, "gtol": 1e-9}
+    oracle = minimize(split, np.zeros(40), jac=True, method="L-BFGS-B", bounds=[(0, 3)] * 40, options=options)
+    assert known.objective == pytest.approx(oracle.fun, rel=1e-6)
+    np.testing.assert_allclose(known.theta, oracle.x[:20] - oracle.x[20:], atol=1e-3)
