@@ -34,6 +34,15 @@ def deal(groups: Groups, seed: int, number: int) -> list[Sides]:
     return dealt
 
 
+def dealt(
+    experiment: Experiment, objective: ObjectiveConfig, groups: Groups, number: int
+) -> tuple[Experiment, ObjectiveConfig, list[Sides]]:
+    """Return what the null's fit of a number is posed on: the cells dealt anew, or of a programme the random one."""
+    if objective.name == "program":
+        return random_phenotype(experiment, number), objective, list(groups)
+    return experiment, objective, deal(groups, experiment.context.config.seed, number)
+
+
 def n_permutations(experiment: Experiment, objective: ObjectiveConfig) -> int:
     """Return how many deals an objective's null has."""
     config = experiment.context.config.evaluate
@@ -54,7 +63,7 @@ def null_recipes(
     settings |= cells_key(experiment, groups)
     for unused in ("solver", "refit"):
         settings["objective"].pop(unused, None)
-    dealt = groups or [experiment.sides]
+    sides = groups or [experiment.sides]
 
     def build(folder: Path) -> None:
         for number in track(range(n), f"null of {objective.label}", n):
@@ -65,9 +74,7 @@ def null_recipes(
             file.unlink()
 
     def one(number: int) -> np.ndarray:
-        if objective.name == "program":
-            return solve(random_phenotype(experiment, number), objective, dealt, config.lam, direct=True).theta
-        return solve(experiment, objective, deal(dealt, config.seed, number), config.lam, direct=True).theta
+        return solve(*dealt(experiment, objective, sides, number), config.lam, direct=True).theta
 
     parents = recipe_parents(experiment, objective)
     artefact = built(experiment.context, "null", build, version=VERSION, reads=settings, parents=parents)

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"latent": "#0072b2", "expression": "#d55e00", "control": "#bdbdbd"}
+COLOURS = {"latent": "#0072b2", "expression": "#d55e00", "program": "#009e73", "control": "#bdbdbd"}
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
 
 GREY = "#9a9a9a"

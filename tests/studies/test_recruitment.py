@@ -15,8 +15,10 @@ from steerpipe.commands import study
 from steerpipe.errors import SteerError
 from steerpipe.evaluate.floors import VERDICTS
 from steerpipe.pipeline.experiment import prepare
+from steerpipe.pipeline.null import null_recipes
 from steerpipe.pipeline.pipeline import Pipeline
-from steerpipe.pipeline.problems import latent_problem
+from steerpipe.pipeline.problems import latent_problem, model_objective
+from steerpipe.pipeline.program import random_phenotype
 from steerpipe.run import Run
 from steerpipe.store import Store
 from steerpipe.studies.recruitment import compute, floors
@@ -143,3 +145,23 @@ def test_an_absolute_lambda_is_refused(context):
 def test_a_mode_without_alpha_is_refused(context):
     with pytest.raises(SteerError, match=r"objective.mode=add has none; take multiply"):
         recruitment.study(context("objective.mode=add"))
+
+
+def test_a_programme_is_diagnosed_beside_the_others(context):
+    """Its null is of random programmes: what a feature is worth there is worth on the random one's score."""
+    words = ["objective=program", "recipe.up=[CD8A,CD8B,GZMB,NKG7]", "lambda.value=0.3", "diagnose.parts=[floors,stability]"]
+    made = context(*words, name="program")
+    study.main("recruitment", made, made.run)
+    features = pd.read_csv(made.run.path / "features.csv")
+    some = features[features["objective"] == "program"]
+    assert len(some)
+    assert some["null_p"].between(0, 1).all()
+    assert some["stability"].between(0, 1).all()
+    assert "program" in set(pd.read_csv(made.run.path / "calibration.csv")["objective"])
+    experiment = made.experiment()
+    recipe = compute.fit_both(experiment)["program"]
+    _, thetas = null_recipes(experiment, recipe.settings)
+    theta = thetas[1]
+    value = model_objective(random_phenotype(experiment, 1), recipe.settings).value
+    worth = [value(np.where(np.arange(len(theta)) == f, 0.0, theta)) - value(theta) for f in np.flatnonzero(theta)]
+    np.testing.assert_allclose(floors.null_effects(experiment, recipe)[1], worth, atol=1e-5)

@@ -35,8 +35,11 @@ GRID = np.geomspace(1, 1e-3, 200)
 
 
 def fit_both(experiment: Experiment) -> dict[str, Recipe]:
-    """Return the latent and the expression recipe at the configured lambda ratio."""
-    return {name: fit(experiment, _objective(experiment, name)) for name in NAMES}
+    """Return the latent and the expression recipe at the configured lambda ratio; the programme's with objective=program."""
+    own = experiment.context.config.objective.name
+    return {
+        name: fit(experiment, _objective(experiment, name)) for name in (*NAMES, *(["program"] if own == "program" else []))
+    }
 
 
 def at_ratio(experiment: Experiment, ratio: float) -> Experiment:
@@ -92,14 +95,14 @@ def stability(experiment: Experiment, name: str, *, n_refits: int, n_cells: int,
     """Return the share of half-sample refits that recruit each feature, (F,).
 
     A refit sees half of the fit's source cells and half of its target cells, at the lambda ratio of the recipe. The latent
-    ones are exact; the expression ones take at most n_cells cells and max_steps steps a rung. Cost of one: some max_steps
+    ones are exact; those through the model take at most n_cells cells and max_steps steps a rung. Cost of one: some max_steps
     gradients of n_cells cells.
     """
     ratio = LambdaConfig(mode="ratio", value=experiment.context.config.lam.value)
     objective = _objective(experiment, name)
     settings: dict[str, Any] = {"n_refits": n_refits, "ratio": ratio.value, "objective": read_by(experiment, objective)}
     settings |= cells_key(experiment)
-    if name == "expression":
+    if name != "latent":
         settings |= {"n_cells": n_cells, "max_steps": max_steps}
 
     def build(folder: Path) -> None:

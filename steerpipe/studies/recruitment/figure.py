@@ -126,7 +126,7 @@ def _cap(ax: Axes, cap: pd.DataFrame) -> None:
 def _floors(ax: Axes, features: pd.DataFrame, stable: float) -> None:
     """Effect over its floor against activity over its floor; the quadrant above and right of 1 is above both."""
     shown, lowest = [], 0.0
-    for objective in OBJECTIVES:
+    for objective in dict.fromkeys([*OBJECTIVES, *features["objective"]]):
         some = features[features["objective"] == objective]
         x = some["activation"] / some["activation_floor"].clip(lower=1e-12)
         y = some["effect"] / some["effect_floor"].abs().clip(lower=1e-12)
@@ -181,7 +181,7 @@ def _path(ax: Axes, path: pd.DataFrame) -> None:
 
 
 def _stability(ax: Axes, features: pd.DataFrame, stable: float) -> None:
-    for objective in OBJECTIVES:
+    for objective in dict.fromkeys([*OBJECTIVES, *features["objective"]]):
         shares = np.sort(features.loc[features["objective"] == objective, "stability"].to_numpy())[::-1]
         label = f"{objective}: {int((shares >= stable).sum())} of {len(shares)} stable"
         ax.plot(np.arange(1, len(shares) + 1), shares, "o-", ms=3.5, color=COLOURS[objective], label=label)

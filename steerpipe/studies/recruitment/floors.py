@@ -20,7 +20,7 @@ from ...pipeline.artefact import Artefact, built, kept
 from ...pipeline.experiment import Experiment
 from ...pipeline.fit import Recipe
 from ...pipeline.ladder import cells_key
-from ...pipeline.null import deal, null_recipes
+from ...pipeline.null import dealt, null_recipes
 from ...pipeline.problems import Groups, latent_problem, model_objective
 from ...progress import track
 
@@ -108,7 +108,6 @@ def null_effects(experiment: Experiment, recipe: Recipe) -> list[np.ndarray]:
     the objective for every feature that a deal recruits.
     """
     null, thetas = null_recipes(experiment, recipe.settings)
-    seed = experiment.context.config.seed
 
     def build(folder: Path) -> None:
         for number in track(range(len(thetas)), f"effects of the null, {recipe.objective}", len(thetas)):
@@ -116,7 +115,7 @@ def null_effects(experiment: Experiment, recipe: Recipe) -> list[np.ndarray]:
 
     def one(number: int) -> np.ndarray:
         theta = thetas[number]
-        value = value_of(experiment, recipe.settings, deal([experiment.sides], seed, number))
+        value = value_of(*dealt(experiment, recipe.settings, [experiment.sides], number))
         loss = value(theta)
         return np.array([value(np.where(np.arange(len(theta)) == f, 0.0, theta)) - loss for f in np.flatnonzero(theta)])
 

@@ -11,6 +11,7 @@ from ...errors import SteerError
 from ...evaluate.tables import LEGEND
 from ...pipeline.checkpoint import require_head
 from ...pipeline.pipeline import Pipeline
+from ...pipeline.program import check_program
 from ...pipeline.scoring import require_multiply, scored, scorer
 from ...plot.provenance import caption
 from ..findings import Findings
@@ -25,6 +26,7 @@ def study(pipeline: Pipeline) -> Findings:
     """Run the configured parts, print their tables, and draw them."""
     config, found = pipeline.config, Findings()
     _check(config)
+    check_program(config, [config.objective.name])
     experiment = pipeline.experiment(scored=True)
     recipes = compute.fit_both(experiment)
     wanted = config.diagnose.parts

@@ -46,7 +46,8 @@ def feature_table(experiment: Experiment, recipes: dict[str, Recipe]) -> pd.Data
 
 def verdict_table(features: pd.DataFrame) -> pd.DataFrame:
     """Count the verdicts: of each objective's features, and of the extra ones of the expression objective."""
-    groups = {"latent": features["objective"] == "latent", "expression": features["objective"] == "expression"}
+    groups = {name: features["objective"] == name for name in compute.NAMES}
+    groups |= {name: features["objective"] == name for name in features["objective"].unique()}
     groups["extra of expression"] = groups["expression"] & features["extra"]
     rows = []
     for name, chosen in groups.items():
