@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from ...pipeline.program_scores import ALIKE, CROSS, LEVEL, OWN
+from ...pipeline.program_scores import ALIKE, CROSS, LEVEL, OWN, RANDOM, RECIPE, row_of
 from ...plot.style import COLOURS, GREY, note, styled, subplots
 from .perturb import KINDS
 from .table import Answer
@@ -18,6 +19,7 @@ SHOWN = 12
 HALF_COLOURS = {"seen": "#999999", "held": COLOURS["latent"]}
 KIND_COLOURS = dict(zip(KINDS, (COLOURS["latent"], COLOURS["expression"]), strict=True))
 NAMES = {
+    RECIPE: "the recipe",
     OWN: "random programmes\n(their own rise)",
     CROSS: "random programmes'\nrecipes",
     "named together": "named genes\nperturbed together",
@@ -37,6 +39,9 @@ def three_panels(answer: Answer, bars: pd.DataFrame, caption: str) -> Figure:
     _score(left, bars, answer)
     _features(middle, answer.terms.head(SHOWN))
     _genes(right, answer.genes[~answer.genes["apart"].to_numpy(bool)].head(SHOWN))
+    for letter, ax in zip("abc", (left, middle, right), strict=True):
+        title = ax.get_title(loc="left")
+        ax.set_title(f"{letter}  {title}", loc="left", fontweight="bold", fontsize=9)
     note(figure, caption)
     return figure
 
@@ -59,6 +64,7 @@ def score_bars(answer: Answer) -> pd.DataFrame:
 def _score(ax: Axes, bars: pd.DataFrame, answer: Answer) -> None:
     names = list(dict.fromkeys(bars["what"]))
     at = np.arange(len(names))[::-1]
+    ax.axhspan(at[0] - 0.5, at[0] + 0.5, color="#f0f0f0", zorder=0)
     for i, (half, hue) in enumerate(HALF_COLOURS.items()):
         rows = bars[bars["half"] == half].set_index("what").reindex(names)
         where = at + 0.19 - 0.38 * i
@@ -67,6 +73,13 @@ def _score(ax: Axes, bars: pd.DataFrame, answer: Answer) -> None:
     ax.axvline(0, color="black", lw=0.8)
     ax.set_yticks(at, [NAMES.get(name, name) for name in names])
     ax.set_xlabel("rise of the programme's score in held-out cells [log1p CP10K]")
+    own = row_of(answer.scores, RECIPE)
+    marks = {RANDOM: own["p_features"], OWN: own["p_program"], CROSS: own["p_cross"], "random candidates": answer.loop_p}
+    width = ax.get_xlim()[1] - ax.get_xlim()[0]
+    ends = bars.groupby("what")[["rise", "hi"]].max().max(axis=1)
+    for y, name in zip(at, names, strict=True):
+        if np.isfinite(marks.get(name, np.nan)):
+            ax.text(max(ends[name], 0) + 0.03 * width, y, f"p = {marks[name]:.2g}", va="center", fontsize=7, color="#555555")
     verdict = "beyond its null" if answer.beyond else "not beyond its null"
     ax.set_title(f"{textwrap.shorten(answer.name, 34)}: {verdict}", loc="left")
     ax.legend(loc="lower right")
@@ -78,13 +91,18 @@ def _features(ax: Axes, terms: pd.DataFrame) -> None:
     ax.barh(at, terms["theta"], 0.7, color=np.where(known, COLOURS["latent"], "#c9d9e6"))
     ax.axvline(0, color="black", lw=0.8)
     low, high = min(0.0, float(terms["theta"].min())), max(0.0, float(terms["theta"].max()))
+    span = max(high - low, 1e-9)
     for y, row, there in zip(at, terms.itertuples(), known, strict=True):
-        text = textwrap.shorten(str(row.term), 44, placeholder="...") if there else " ".join(str(row.genes).split()[:4])
-        ax.text(high * 1.04, y, text, va="center", fontsize=6.5, color="black" if there else GREY)
-    ax.set_xlim(low * 1.05, high + 1.6 * max(high - low, 1e-9))
+        text = textwrap.shorten(str(row.term), 46, placeholder="...") if there else " ".join(str(row.genes).split()[:4])
+        style = "normal" if there else "italic"
+        ax.text(high + 0.06 * span, y, text, va="center", fontsize=7, color="black" if there else GREY, style=style)
+    ax.set_xlim(low - 0.04 * span, high + 1.25 * span)
+    ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high])
     ax.set_yticks(at, [str(feature) for feature in terms["feature"]])
-    ax.set(xlabel="theta", ylabel="feature")
-    ax.set_title("features, terms without the programme's own genes", loc="left")
+    ax.set_xlabel("theta", loc="left")
+    ax.set_ylabel("feature")
+    ax.spines["bottom"].set_bounds(low, high)
+    ax.set_title("features; terms without the programme's genes", loc="left")
 
 
 def _genes(ax: Axes, genes: pd.DataFrame) -> None:
@@ -99,4 +117,4 @@ def _genes(ax: Axes, genes: pd.DataFrame) -> None:
         ax.scatter([], [], c=hue, s=30, label=f"{marks[kind]}  {kind}")
     ax.scatter([], [], c=GREY, s=30, label="not named")
     ax.set_title("perturbations that explain the shift", loc="left")
-    ax.legend(loc="center right")
+    ax.legend(loc="lower right")
