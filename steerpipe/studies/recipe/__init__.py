@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 CAPTIONS = {
-    "recipe": "Left: rise of the programme's score in held-out cells, on the genes that the fit saw and on those that it did "
-    "not, beside controls and the 95 % range of random programmes; p is of the held-out genes. Middle: the recipe's features, and their terms without the "
-    "programme's own genes. Right: perturbations that together explain the recipe's shift, by how many half-samples have them.",
+    "recipe": "a: rise of the programme's score in held-out cells, on the genes that the fit saw and on those that it did not, "
+    "beside controls and the 95 % range of random programmes; p is of the held-out genes. b: the recipe's features, and their "
+    "terms without the programme's own genes. c: perturbations that together explain the recipe's shift, by how many "
+    "half-samples have them.",
 }
 """What is seen in each figure."""
