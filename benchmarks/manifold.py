@@ -21,10 +21,11 @@ import pandas as pd
 import torch
 
 from steerpipe.cli.hydra import compose
+from steerpipe.evaluate.scorer import Scorer
 from steerpipe.pipeline.context import Context
 from steerpipe.pipeline.experiment import Experiment, prepare
 from steerpipe.pipeline.learnable import learnable_features
-from steerpipe.pipeline.scoring import Scorer, scorer
+from steerpipe.pipeline.scoring import scorer
 from steerpipe.run import Run
 from steerpipe.steering.controls import mean_difference
 from steerpipe.steering.intervene import add_vector, recipe_edit

@@ -65,3 +65,28 @@ def gene_activity(
             where = (row * n_genes + gene)[row >= 0]
             total.index_add_(0, where, codes.values[row >= 0].abs().double())
     return np.asarray(total.reshape(len(features), n_genes).cpu().numpy() / max(len(cells), 1))
+
+
+def feature_entanglement(
+    cached: CachedCells,
+    sae: TopKSAE,
+    groups: Mapping[str, np.ndarray],
+    cells: np.ndarray,
+    signs: np.ndarray,
+    *,
+    batch_size: int = 8,
+) -> pd.DataFrame:
+    """Return the entanglement of some features' gene sets, by group.
+
+    Parameters
+    ----------
+    sae : of all valid genes' tokens
+    groups : name -> features, each group's in the column `recipe`
+    cells : rows of `cached` in which the features' activity is measured
+    signs : see `entanglement`
+    """
+    features = np.unique(np.concatenate(list(groups.values())))
+    activity = gene_activity(cached, sae, features, cells, batch_size=batch_size)
+    sets = {int(f): participation_set(row) for f, row in zip(features, activity, strict=True)}
+    frames = [entanglement({int(f): sets[int(f)] for f in some}, signs).assign(recipe=name) for name, some in groups.items()]
+    return pd.concat(frames, ignore_index=True)

@@ -6,24 +6,31 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..config import as_dict
 from ..errors import SteerError
 from ..evaluate.agreement import agreement_of_dictionaries
+from ..evaluate.de import de_signs
+from ..evaluate.entanglement import feature_entanglement
 from ..evaluate.inference import add_null, over_dictionaries
+from ..evaluate.trials import Candidate, Tables, score_all
 from .artefact import Artefact, built
 from .checkpoint import require_head
 from .context import Context
-from .experiment import Experiment, prepare
+from .experiment import Experiment, Sides, prepare
 from .fit import Recipe, fit, stand_in_table
+from .problems import solve
 from .program import check_program, phenotype
 from .program_scores import score_table, summary
 from .scoring import judged, scorer
-from .trials import Tables, score_all
 
 log = logging.getLogger(__name__)
 VERSION = 3
+N_RANDOM_FEATURES = 100
+TABLES = [name for name in (*Tables._fields, "entanglement") if name != "effects"]
+"""Kept tables that an Evaluation shows as they are."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,14 @@ def _one_dictionary(context: Context) -> tuple[Evaluation, Experiment]:
     recipes = [fit(experiment, config.objective.named(name)) for name in config.evaluate.objectives]
 
     def build(folder: Path) -> None:
-        for name, table in score_all(experiment, recipes, config.evaluate)._asdict().items():
+        # held-out cells have a target of their own
+        scorers = {split: scorer(experiment, split) for split in ("fit", "held")}
+        some = [candidate(experiment, recipe) for recipe in recipes]
+        found = score_all(scorers, some, experiment.active, experiment.genes if experiment.has_head else [])
+        tangled = (
+            entanglement(experiment, recipes, scorers["fit"].expressed) if experiment.has_head else pd.DataFrame({"recipe": []})
+        )
+        for name, table in (found._asdict() | {"entanglement": tangled}).items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
 
     settings = as_dict(config.evaluate)
@@ -112,7 +126,7 @@ def _one_dictionary(context: Context) -> tuple[Evaluation, Experiment]:
     settings |= {"seed": config.seed, "seen_genes": config.objective.seen_genes, "contrast": as_dict(config.contrast)}
     settings["batch"] = config.dataset.batch
     artefact = built(context, "evaluate", build, version=VERSION, reads=settings, parents=parents)
-    tables = {name: pd.read_parquet(artefact.path / f"{name}.parquet") for name in Tables._fields if name != "effects"}
+    tables = {name: pd.read_parquet(artefact.path / f"{name}.parquet") for name in TABLES}
     paths = pd.concat([recipe.path.assign(objective=recipe.objective) for recipe in recipes], ignore_index=True)
     held, nulls, cells = scorer(experiment), [], []
     for recipe in recipes:
@@ -130,3 +144,29 @@ def _one_dictionary(context: Context) -> tuple[Evaluation, Experiment]:
     ]
     tables |= {"programs": pd.concat(risen) if risen else pd.DataFrame(), "dictionaries": pd.DataFrame()}
     return Evaluation(artefact, recipes, null=null, paths=paths, stand_ins=beside, **tables), experiment
+
+
+def candidate(experiment: Experiment, recipe: Recipe) -> Candidate:
+    """Return a fit as it is scored, with its half dose where evaluate.half_dose asks for it."""
+    config = experiment.context.config.evaluate
+    half = half_dose(experiment, recipe) if config.half_dose and config.controls == "all" else None
+    return Candidate(recipe.objective, recipe.theta, recipe.mode, recipe.refit, half)
+
+
+def half_dose(experiment: Experiment, recipe: Recipe) -> np.ndarray:
+    """Return the recipe (F,) that aims the fit's source cells at cells drawn from both sides: half of the true difference."""
+    source, target = experiment.sides
+    rng = np.random.default_rng([experiment.context.config.seed, 12])
+    mixed = np.sort(rng.permutation(np.concatenate([source, target]))[: len(target)])
+    return solve(experiment, recipe.settings, [Sides(source, mixed)], experiment.context.config.lam).theta
+
+
+def entanglement(experiment: Experiment, recipes: list[Recipe], expressed: np.ndarray) -> pd.DataFrame:
+    """Return the entanglement of each recipe's features, and of active features drawn at random."""
+    split, config = experiment.split, experiment.context.config
+    rng = np.random.default_rng([config.seed, 5])
+    groups = {recipe.objective: np.flatnonzero(recipe.theta) for recipe in recipes}
+    groups["random active features"] = np.sort(rng.permutation(np.flatnonzero(experiment.active))[:N_RANDOM_FEATURES])
+    signs = de_signs(experiment.expression[split.source_fit], experiment.expression[split.target_fit], expressed)
+    whole, batch_size = experiment.dictionary.sae, config.model.batch_size
+    return feature_entanglement(experiment.cached, whole, groups, experiment.fit_rows, signs, batch_size=batch_size)

@@ -16,7 +16,7 @@ from ..data.contrast import Split, split_contrast
 from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
 from ..sae.model import TopKSAE
-from ..steering.contrast_streams import CellRows, load_masked, readout_key, run_contrast
+from ..steering.contrast_streams import CellRows, CellStates, load_masked, readout_key, run_contrast
 from ..steering.intervene import CachedCells
 from ..steering.pooled import pooled_codes
 from .activations import Activations, activations, layer_index, load_cells, load_steered_model
@@ -117,9 +117,9 @@ class Experiment:
         return seen
 
     @property
-    def token_share(self) -> float:
-        """Share of the valid genes whose tokens are steered."""
-        return float(self.cached.pooled.sum()) / len(self.cached.valid)
+    def states(self) -> CellStates:
+        """The contrast's unsteered cells."""
+        return CellStates(self.layer, self.final, self.predicted)
 
     @property
     def has_head(self) -> bool:

@@ -132,7 +132,7 @@ def _fit_latent(experiment: Experiment, objective: ObjectiveConfig, folder: Path
     info = {"gap": chosen.gap, "largest_gap": max(f.gap for f in [*fits, chosen]), "objective": chosen.objective}
     theta, loss = chosen.theta, problem.loss(chosen.theta)
     if objective.mode == "clamp":
-        theta = clamp_values(problem, theta, experiment.token_share)
+        theta = clamp_values(problem, theta, experiment.cached.token_share)
         moved = shift(experiment, theta, "clamp", experiment.fit_rows)
         loss = problem.loss_of_shift(moved.mean(0, keepdims=True) if objective.match == "population" else moved)
     elif objective.refit:

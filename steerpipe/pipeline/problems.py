@@ -64,7 +64,11 @@ def latent_problem(experiment: Experiment, objective: ObjectiveConfig, groups: G
     codes, embeddings, goals, residuals = [], [], [], []
     pooled = objective.match == "population" and len(groups) > 1
     for source, target in groups:
-        z = experiment.zbar[source] if objective.mode != "add" else np.full((len(source), len(W_dec)), experiment.token_share)
+        z = (
+            experiment.zbar[source]
+            if objective.mode != "add"
+            else np.full((len(source), len(W_dec)), experiment.cached.token_share)
+        )
         here, there = (np.asarray(experiment.layer[experiment.cells[rows]], np.float64) for rows in (source, target))
         residuals.append((here - here.mean(0), there - there.mean(0)))
         if pooled:
@@ -155,7 +159,7 @@ def solve(
         weight = weight_of(lam, problem.lam_max)
         theta = problem.solve(weight).theta
         if objective.mode == "clamp":
-            theta = clamp_values(problem, theta, experiment.token_share)
+            theta = clamp_values(problem, theta, experiment.cached.token_share)
         return Solved(theta, weight / max(problem.lam_max, 1e-300))
     free = learnable_features(experiment, objective.learnable, np.concatenate([s.source for s in groups]))
     ladder = Ladder(
@@ -173,4 +177,4 @@ def solve(
 def shift(experiment: Experiment, theta: np.ndarray, mode: str, rows: np.ndarray) -> np.ndarray:
     """Return what a recipe adds to the layer embeddings of some rows, float64 (n, D)."""
     W_dec = experiment.sae.W_dec.detach().cpu().double().numpy()
-    return embedding_shift(theta, mode, experiment.zbar[rows], W_dec, experiment.token_share)
+    return embedding_shift(theta, mode, experiment.zbar[rows], W_dec, experiment.cached.token_share)

@@ -150,7 +150,7 @@ def reach(experiment: Experiment, objective: ObjectiveConfig, rows: np.ndarray) 
     The limit is recipe.max_shift times the root mean square distance of the rows from their mean, at the steered layer.
     """
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
-    z = experiment.zbar[rows] if objective.mode != "add" else np.full((len(rows), len(W_dec)), experiment.token_share)
+    z = experiment.zbar[rows] if objective.mode != "add" else np.full((len(rows), len(W_dec)), experiment.cached.token_share)
     e = np.asarray(experiment.layer[experiment.cells[rows]], np.float64)
     spread = float(np.sqrt(np.square(e - e.mean(0)).sum(1).mean()))
     none = np.zeros_like(e)

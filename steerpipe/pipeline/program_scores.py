@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from ..evaluate.population import permutation_p
+from ..evaluate.scorer import Scorer
 from ..progress import track
 from ..steering.controls import random_direction, random_recipe
 from ..steering.intervene import State, add_vector, splice
@@ -19,7 +20,7 @@ from .fit import Recipe
 from .null import null_recipes
 from .problems import shift, solve
 from .program import HALVES, Phenotype, phenotype, random_phenotype
-from .scoring import Scorer, make_scorer
+from .scoring import make_scorer
 
 VERSION = 2
 RECIPE, ALIKE, RANDOM, OWN, CROSS = (

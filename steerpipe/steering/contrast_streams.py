@@ -19,7 +19,7 @@ from ..device import mixed_precision
 from ..models.aido_cell import AidoCell
 from ..models.preprocess import MASK
 from ..progress import track
-from .intervene import MaskedReadout
+from .intervene import MaskedReadout, State
 
 CHUNK = 64
 """Cells after which a killed pass resumes."""
@@ -35,6 +35,20 @@ class CellRows:
     def __getitem__(self, cells: np.ndarray) -> np.ndarray:
         rows: np.ndarray = np.asarray(self.values[np.searchsorted(self.cells, cells)])
         return rows
+
+
+@dataclass(frozen=True)
+class CellStates:
+    """Embeddings (., D) at the steered layer and after the final LayerNorm, and predicted expression (., G_valid), None
+    for a model without an output head: of the contrast's unsteered cells, by their positions in the dataset."""
+
+    layer: CellRows
+    final: CellRows
+    predicted: CellRows | None
+
+    def __getitem__(self, cells: np.ndarray) -> State:
+        expression = np.zeros((len(cells), 0), np.float32) if self.predicted is None else self.predicted[cells]
+        return State(self.layer[cells], self.final[cells], expression)
 
 
 def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, folder: Path, config: ModelConfig) -> None:

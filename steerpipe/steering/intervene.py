@@ -169,6 +169,11 @@ class CachedCells:
         return torch.isin(self.tokens, self.valid)
 
     @property
+    def token_share(self) -> float:
+        """Share of the valid genes whose tokens are steered."""
+        return float(self.pooled.sum()) / len(self.valid)
+
+    @property
     def device(self) -> torch.device:
         return self.valid.device
 

@@ -118,7 +118,7 @@ def test_steering_scales_the_codes_of_the_deviation(context, tokens):
     objective = model_objective(experiment, context("objective=expression").config.objective)
     assert np.isfinite(objective.value_and_gradient(theta.double().numpy())[0])
     how = scorer(experiment)
-    moved = how.recipe(theta.numpy()).layer - how.base.layer
+    moved = how.recipe(theta.numpy(), "multiply").layer - how.base.layer
     np.testing.assert_allclose(moved, (theta.numpy() * experiment.zbar[how.rows]) @ whole.W_dec.numpy(), atol=1e-3)
 
 

@@ -178,7 +178,7 @@ def test_the_layer_scores_need_no_model(context):
     experiment, recipe = fitted(context)
     how = scorer(experiment)
     moved = shift(experiment, recipe.theta, "multiply", how.rows)
-    quick, whole = how.layer_values(moved), how.values(how.recipe(recipe.theta))
+    quick, whole = how.layer_values(moved), how.values(how.recipe(recipe.theta, "multiply"))
     for key, value in quick.items():
         assert value == pytest.approx(whole[key], abs=2e-3), key
 

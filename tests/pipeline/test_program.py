@@ -119,7 +119,7 @@ def test_an_evaluation_has_the_rise_of_the_held_out_half(make, tmp_path):
     experiment = pipeline.experiment(scored=True)
     how = held_scorer(experiment)
     assert not np.isin(experiment.cells[how.rows], experiment.cells[experiment.fit_rows]).any()
-    after = how.recipe(found.recipes[0].theta).expression
+    after = how.recipe(found.recipes[0].theta, "multiply").expression
     weights = phenotype(experiment).weights("held")
     row = row_of(found.programs, RECIPE)
     assert row["rise"] == pytest.approx(float(((after - how.base.expression) @ weights).mean()), abs=1e-6)

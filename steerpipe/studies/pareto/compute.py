@@ -37,7 +37,7 @@ def front_scores(experiment: Experiment, weights: list[float], *, n_random: int)
         if weight in (ordered[0], ordered[-1]):
             rng = np.random.default_rng([config.seed, 9])
             thetas = [random_recipe(recipe.theta, experiment.active, rng) for _ in range(n_random)]
-            seeds = [pd.DataFrame(how.rows_of(how.recipe(theta), intervals=False)) for theta in thetas]
+            seeds = [pd.DataFrame(how.rows_of(how.recipe(theta, config.objective.mode), intervals=False)) for theta in thetas]
             mean = pd.concat(seeds).groupby(["space", "score"], sort=False).mean(numeric_only=True).reset_index()
             rows.append(mean.assign(recipe=f"random features, as weight {weight:g}", features=n, seeds=n_random, **control))
     table = pd.concat(rows, ignore_index=True)

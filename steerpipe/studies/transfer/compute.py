@@ -24,11 +24,12 @@ from ...errors import SteerError, unknown
 from ...evaluate.de import DEGenes, expressed_genes, gap_fraction, pick_de_genes
 from ...evaluate.inference import add_null
 from ...evaluate.recruitment import counts
+from ...evaluate.scorer import Scorer
 from ...pipeline.artefact import built
 from ...pipeline.experiment import Experiment, Sides
 from ...pipeline.ladder import cells_key, read_by, recipe_parents
 from ...pipeline.problems import solve
-from ...pipeline.scoring import Scorer, judged, make_scorer
+from ...pipeline.scoring import judged, make_scorer
 from ...progress import track
 from ...steering.controls import mean_difference, random_recipe
 from ...steering.intervene import State, add_vector
@@ -168,10 +169,10 @@ def _trials(fits: Fits, group: Group, how: Scorer) -> Iterator[tuple[dict[str, s
         for other in (rest, *(g.name for g in fits.groups)):
             relation = "own" if other == group.name else "transferred" if other == rest else "single type"
             name = REST if other == rest else other
-            yield label(relation, name, objective, "recipe"), how.recipe(fits.all[objective, other][0])
+            yield label(relation, name, objective, "recipe"), how.recipe(fits.all[objective, other][0], config.objective.mode)
         for _ in range(config.transfer.n_random):
             theta = random_recipe(fits.all[objective, rest][0], experiment.active, rng)
-            yield label("random features, as transferred", REST, objective, "control"), how.recipe(theta)
+            yield label("random features, as transferred", REST, objective, "control"), how.recipe(theta, config.objective.mode)
     yield label("no change", "", "none", "control"), how.base
     shifts = [
         mean_difference(experiment.layer[experiment.cells[g.fit]], experiment.layer[experiment.cells[g.target_fit]])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,22 +11,26 @@ import pandas as pd
 import torch
 
 from ..config import EvaluateConfig
-from ..evaluate.de import cumulative, de_signs, direction_row, gap_fraction, moved_genes
-from ..evaluate.distances import distances
-from ..evaluate.entanglement import entanglement, gene_activity, participation_set
-from ..evaluate.inference import over_seeds
 from ..progress import track
 from ..steering.controls import mean_difference, random_direction, random_recipe
 from ..steering.intervene import Edit, State, add_vector, splice
-from .experiment import Experiment, Sides
-from .fit import Recipe
-from .problems import shift, solve
-from .scoring import Scorer, scorer
+from .de import cumulative, direction_row, gap_fraction, moved_genes
+from .distances import distances
+from .inference import over_seeds
+from .scorer import Scorer
 
-log = logging.getLogger(__name__)
 CEILING = "split-half floor"
-N_RANDOM_FEATURES = 100
 KEYS = ["recipe", "kind", "split", "space", "score"]
+
+
+class Candidate(NamedTuple):
+    """A recipe (F,) to score: its name and mode, the refit on its support, and a fit of half of the true difference."""
+
+    name: str
+    theta: np.ndarray
+    mode: str
+    refit: np.ndarray | None = None
+    half_dose: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Trial:
 
 
 class Tables(NamedTuple):
-    """What scoring gives: see evaluation.Evaluation; `effects` are each recipe's mean shift and change of expression."""
+    """What scoring gives, see pipeline.evaluation.Evaluation; `effects`: each recipe's mean shift and change of expression."""
 
     scores: pd.DataFrame
     cells: pd.DataFrame
@@ -53,78 +56,72 @@ class Tables(NamedTuple):
     directions: pd.DataFrame
     cumulative: pd.DataFrame
     steering_genes: pd.DataFrame
-    entanglement: pd.DataFrame
     effects: pd.DataFrame
 
 
-def score_all(experiment: Experiment, recipes: list[Recipe], config: EvaluateConfig) -> Tables:
-    """Run every trial and score it; the model runs once for each edit and split."""
-    scoring = _Scoring(experiment, config)
-    todo = list(trials(experiment, recipes, config))
+def score_all(
+    scorers: Mapping[str, Scorer], candidates: Sequence[Candidate], active: np.ndarray, genes: Sequence[str]
+) -> Tables:
+    """Run every trial and score it; the model runs once for each edit and split.
+
+    Parameters
+    ----------
+    scorers : of the cells of the fit (fit) and of held-out ones (held)
+    active : bool (F,), features that fire in a source cell of the fit
+    genes : names of the valid genes; none for a model without an output head
+    """
+    scoring = _Scoring(scorers, genes)
+    todo = list(trials(scorers["fit"], candidates, active))
     for trial in track(todo, "evaluate", len(todo)):
         for split in trial.splits:
             scoring.add(trial, split)
-    if config.controls == "all":
-        scoring.scores += _ceiling(scoring.scorers["held"])
-    return scoring.tables(recipes)
+    if scorers["held"].config.controls == "all":
+        scoring.scores += _ceiling(scorers["held"])
+    return scoring.tables()
 
 
-def trials(experiment: Experiment, recipes: list[Recipe], config: EvaluateConfig) -> Iterator[Trial]:
-    """Yield every edit to score, controls after the recipes."""
-    sae, split, seed = experiment.sae, experiment.split, experiment.context.config.seed
-    device = experiment.cached.device
+def trials(fit: Scorer, candidates: Sequence[Candidate], active: np.ndarray) -> Iterator[Trial]:
+    """Yield every edit to score, controls after the recipes; controls know the cells of the fit alone."""
+    config: EvaluateConfig = fit.config
 
     def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=device)
+        return torch.as_tensor(values, dtype=torch.float32, device=fit.cached.device)
 
-    for recipe in recipes:
-        both: dict[str, Any] = {"splits": ("fit", "held"), "mode": recipe.mode}
-        yield Trial(recipe.objective, "recipe", theta=recipe.theta, **both)
-        if recipe.refit is not None:
-            yield Trial(f"{recipe.objective}, refit", "refit", theta=recipe.refit, **both)
+    for one in candidates:
+        both: dict[str, Any] = {"splits": ("fit", "held"), "mode": one.mode}
+        yield Trial(one.name, "recipe", theta=one.theta, **both)
+        if one.refit is not None:
+            yield Trial(f"{one.name}, refit", "refit", theta=one.refit, **both)
     yield Trial("no-op", "control", splits=("fit", "held"))
     if config.controls == "none":
         return
-    yield Trial("SAE spliced in", "control", splice(sae))
-    source, target = experiment.layer[split.source_fit], experiment.layer[split.target_fit]
+    yield Trial("SAE spliced in", "control", splice(fit.sae))
+    source, target = (fit.states.layer[fit.cells[rows]] for rows in fit.sides)
     dense = mean_difference(source, target)
     yield Trial("mean difference (dense)", "control", add_vector(tensor(dense)))
-    rng = np.random.default_rng([seed, 3])
-    for recipe in recipes:
-        moved = shift(experiment, recipe.theta, recipe.mode, experiment.fit_rows)
+    rng = np.random.default_rng([fit.seed, 3])
+    for name, theta, mode, _, half_dose in candidates:
+        moved = fit.shift(theta, mode, fit.sides[0])
         norm = float(np.linalg.norm(moved, axis=1).mean())
         gap = float(moved.mean(0) @ dense / max(float(dense @ dense), 1e-300))
-        name = recipe.objective
         yield Trial(f"mean difference, norm of {name}", "control", add_vector(tensor(mean_difference(source, target, norm))))
         yield Trial(f"mean difference, gap of {name}", "control", add_vector(tensor(gap * dense)))
         for _ in range(config.n_random):
-            theta = random_recipe(recipe.theta, experiment.active | (recipe.theta != 0), rng)
-            seeds: dict[str, Any] = {"theta": theta, "mode": recipe.mode, "seeds": config.n_random}
-            yield Trial(f"random features, as {name}", "control", **seeds)
+            random = random_recipe(theta, active | (theta != 0), rng)
+            yield Trial(f"random features, as {name}", "control", theta=random, mode=mode, seeds=config.n_random)
         n_directions = max(1, config.n_random // 4)
         for _ in range(n_directions):
             edit = add_vector(tensor(random_direction(norm, source.shape[1], rng)))
             yield Trial(f"random direction, norm of {name}", "control", edit, seeds=n_directions)
-        if config.half_dose:
-            yield Trial(f"{name}, half dose", "control", theta=half_dose(experiment, recipe), mode=recipe.mode)
-
-
-def half_dose(experiment: Experiment, recipe: Recipe) -> np.ndarray:
-    """Return the recipe (F,) that aims the fit's source cells at cells drawn from both sides: half of the true difference."""
-    source, target = experiment.sides
-    rng = np.random.default_rng([experiment.context.config.seed, 12])
-    mixed = np.sort(rng.permutation(np.concatenate([source, target]))[: len(target)])
-    return solve(experiment, recipe.settings, [Sides(source, mixed)], experiment.context.config.lam).theta
+        if half_dose is not None:
+            yield Trial(f"{name}, half dose", "control", theta=half_dose, mode=mode)
 
 
 class _Scoring:
     """Collects the tables' rows, trial by trial."""
 
-    def __init__(self, experiment: Experiment, config: EvaluateConfig) -> None:
-        self.experiment, self.config = experiment, config
-        # held-out cells have a target of their own
-        self.scorers = {split: scorer(experiment, split) for split in ("fit", "held")}
-        self.expressed = self.scorers["held"].expressed
+    def __init__(self, scorers: Mapping[str, Scorer], names: Sequence[str]) -> None:
+        self.scorers, self.names = scorers, names
         self.scores: list[dict[str, object]] = []
         self.agreement: list[dict[str, object]] = []
         self.directions: list[dict[str, object]] = []
@@ -149,24 +146,24 @@ class _Scoring:
             self.agreement += [{**label, **row} for row in how.agreement(state)]
         if trial.kind == "recipe" and split == "held":
             self.effects.append(_effects(how.base, state).assign(recipe=trial.name))
-        if not self.experiment.has_head:
+        genes = how.genes
+        if genes is None:
             return
-        genes = self.experiment.de_genes
         before, after, target = how.base.expression, state.expression, how.goal.expression
-        sets = {"expressed": np.flatnonzero(self.expressed), "de": np.concatenate([genes.up, genes.down]), **genes.sets()}
-        options: dict[str, Any] = {"n_bootstrap": self.config.n_bootstrap, "seed": self.experiment.context.config.seed}
+        sets = {"expressed": np.flatnonzero(how.expressed), "de": np.concatenate([genes.up, genes.down]), **genes.sets()}
+        options: dict[str, Any] = {"n_bootstrap": how.config.n_bootstrap, "seed": how.seed}
         for name, among in sets.items():
             columns = before[:, among], after[:, among], target[:, among]
             self.directions.append({**label, "genes": name, **direction_row(*columns, **options)})
         if split == "held":
-            gaps = gap_fraction(before, after, target, self.experiment.genes)
+            gaps = gap_fraction(before, after, target, list(self.names))
             self.genes.append(gaps.assign(recipe=trial.name, kind=trial.kind))
             if trial.kind == "recipe":
-                ranked = cumulative(gaps, np.flatnonzero(self.expressed))
+                ranked = cumulative(gaps, np.flatnonzero(how.expressed))
                 self.cumulative.append(ranked.assign(recipe=trial.name))
                 self.moved.append(_moved(how, state, gaps).assign(recipe=trial.name))
 
-    def tables(self, recipes: list[Recipe]) -> Tables:
+    def tables(self) -> Tables:
         """Return the tables, controls with several seeds as means over them."""
         rows = pd.DataFrame(self.scores)
         # one thing is resampled throughout: kept aside from the means over seeds
@@ -176,12 +173,11 @@ class _Scoring:
         if not self.genes:  # no output head: the columns alone
             none = gap_fraction(np.zeros((1, 0)), np.zeros((1, 0)), np.zeros((1, 0)), []).assign(recipe="", kind="")
             empty = pd.DataFrame({"recipe": []})
-            return Tables(scores, cells, none, agreement, empty, empty, empty, empty, effects)
+            return Tables(scores, cells, none, agreement, empty, empty, empty, effects)
         genes = pd.concat(self.genes, ignore_index=True).groupby(["recipe", "kind", "gene"], sort=False).mean().reset_index()
         directions = pd.DataFrame(self.directions).groupby(["recipe", "kind", "split", "genes"], sort=False)
         ranked, moved = (pd.concat(rows, ignore_index=True) for rows in (self.cumulative, self.moved))
-        tangled = _entanglement(self.experiment, recipes, self.expressed)
-        return Tables(scores, cells, genes, agreement, directions.mean().reset_index(), ranked, moved, tangled, effects)
+        return Tables(scores, cells, genes, agreement, directions.mean().reset_index(), ranked, moved, effects)
 
 
 def _effects(before: State, after: State) -> pd.DataFrame:
@@ -196,24 +192,8 @@ def _moved(how: Scorer, after: State, gaps: pd.DataFrame) -> pd.DataFrame:
     before, steered = how.base.expression, after.expression
     if np.array_equal(before, steered):
         return gaps.head(0).assign(moved="")
-    found = moved_genes(before, steered, how.expressed, how.experiment.context.config.evaluate.n_genes)
+    found = moved_genes(before, steered, how.expressed, how.config.n_genes)
     return pd.concat([gaps.iloc[genes].assign(moved=name) for genes, name in zip(found, ("up", "down"), strict=True)])
-
-
-def _entanglement(experiment: Experiment, recipes: list[Recipe], expressed: np.ndarray) -> pd.DataFrame:
-    """Entanglement of each recipe's features, and of active features drawn at random."""
-    split, config = experiment.split, experiment.context.config
-    rng = np.random.default_rng([config.seed, 5])
-    active = np.flatnonzero(experiment.active)
-    groups = {recipe.objective: np.flatnonzero(recipe.theta) for recipe in recipes}
-    groups["random active features"] = np.sort(rng.permutation(active)[:N_RANDOM_FEATURES])
-    features = np.unique(np.concatenate(list(groups.values())))
-    signs = de_signs(experiment.expression[split.source_fit], experiment.expression[split.target_fit], expressed)
-    rows = experiment.fit_rows
-    activity = gene_activity(experiment.cached, experiment.dictionary.sae, features, rows, batch_size=config.model.batch_size)
-    sets = {int(f): participation_set(row) for f, row in zip(features, activity, strict=True)}
-    frames = [entanglement({int(f): sets[int(f)] for f in some}, signs).assign(recipe=name) for name, some in groups.items()]
-    return pd.concat(frames, ignore_index=True)
 
 
 def _ceiling(how: Scorer) -> list[dict[str, object]]:
@@ -223,7 +203,7 @@ def _ceiling(how: Scorer) -> list[dict[str, object]]:
     rows = [
         {**label, "space": space, "score": name, "value": value, "floor": value} for (space, name), value in how.floors.items()
     ]
-    order = np.random.default_rng([how.experiment.context.config.seed, 4]).permutation(len(how.target))
+    order = np.random.default_rng([how.seed, 4]).permutation(len(how.target))
     half, other = order[: len(order) // 2], order[len(order) // 2 :]
     spaces = {"layer": (how.base.layer, how.goal.layer), "final": (how.base.final, how.goal.final)}
     for name, genes in how.genes.sets().items() if how.genes is not None else ():
