@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 from .errors import SteerError
 
 log = logging.getLogger(__name__)
+PINS = "pinned.txt"
+"""File of the store that names what calls from notebooks stand on, a key a line."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ def content_key(stage: str, version: int, config: dict[str, Any], parents: Seque
     """Return the key: a hash of the stage, its version, the sub-config that it reads and its inputs' keys."""
     text = json.dumps([stage, version, config, list(parents)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pins(root: Path) -> set[str]:
+    """Return the keys of the artefacts that calls from notebooks stand on."""
+    file = root / PINS
+    return set(file.read_text().split()) if file.is_file() else set()
 
 
 class Store:
@@ -102,6 +110,12 @@ class Store:
         partial = path.with_name(f"{path.name}.partial")
         partial.mkdir(parents=True, exist_ok=True)
         return partial
+
+    def pin(self) -> None:
+        """Note the artefacts that were used, which no run folder names: a notebook's call stands on them (see `pins`)."""
+        known = pins(self.root)
+        with (self.root / PINS).open("a") as file:
+            file.writelines(f"{artefact.key}\n" for artefact in self.used if artefact.key not in known)
 
     def _reuse(self, stage: str, key: str, path: Path) -> Artefact | None:
         record = path / "artefact.json"

@@ -140,7 +140,10 @@ def opened(
         split: dict[str, Any] = {"test": TEST} if tested else {"test_share": 0.0}
         dataset = DatasetConfig(name=name, label=label, batch=batch, **split)
         config = settings_of(path, revision, layer=layer, dataset=dataset, **groups)
-        yield Pipeline(config, Store(_memory() if store is None else Path(store).expanduser()))
+        pipeline = Pipeline(config, Store(_memory() if store is None else Path(store).expanduser()))
+        yield pipeline
+        if store is not None:
+            pipeline.store.pin()
 
 
 def mark_test_cells(

@@ -14,6 +14,7 @@ import typer
 from ..errors import SteerError, UsageError
 from ..past import find_runs, resolve_run
 from ..run import flatten
+from ..store import pins
 from . import tasks
 from .failure import explain
 from .hydra import complete, compose, compose_raw, forward
@@ -65,6 +66,7 @@ def clean(
     partial: Annotated[
         bool, typer.Option("--partial", help="Unfinished artefacts too: what would resume starts anew.")
     ] = False,
+    notebooks: Annotated[bool, typer.Option("--notebooks", help="What only calls from notebooks stand on too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     outputs: OUTPUTS = Path("outputs"),
     as_json: JSON = False,
@@ -72,7 +74,7 @@ def clean(
     """Say what of the store no run needs, ask, and remove it."""
     if not unused:
         raise UsageError("say what to clean: steer clean --unused")
-    found = removable(outputs, partial=partial)
+    found = removable(outputs, partial=partial, notebooks=notebooks)
     total = sum(size for _, size in found)
     if as_json:
         _json({"bytes": total, "folders": [{"path": str(path), "bytes": size} for path, size in found]})
@@ -95,8 +97,14 @@ def clean(
             print(f"kept {path}: a process is at it")
 
 
-def removable(outputs: Path, *, partial: bool = False) -> list[tuple[Path, int]]:
-    """Return (folder, bytes) of the artefacts that no run folder stands on, nor any artefact that is kept."""
+def removable(outputs: Path, *, partial: bool = False, notebooks: bool = False) -> list[tuple[Path, int]]:
+    """Return (folder, bytes) of the artefacts that neither a run folder nor a notebook's call stands on, nor one that is kept.
+
+    Parameters
+    ----------
+    partial : unfinished ones too
+    notebooks : what only notebooks' calls stand on too
+    """
     store = outputs / ".store"
     parents: dict[str, list[str]] = {}
     folders = sorted(path for path in store.glob("*/*") if path.is_dir())
@@ -106,6 +114,7 @@ def removable(outputs: Path, *, partial: bool = False) -> list[tuple[Path, int]]
             parents[path.name] = json.loads(record.read_text()).get("parents", [])
     used: set[str] = set()
     todo = [artefact["key"] for run in find_runs(outputs) for artefact in run.manifest.get("artefacts", [])]
+    todo += [] if notebooks else pins(store)
     while todo:
         key = todo.pop()
         if key not in used:

@@ -6,6 +6,7 @@ features (random recipes), the dictionary (its seed) and the donors (the interva
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ COLUMNS = [
 PER_CELL = {"closer": "higher", "change": "lower"}
 """The scores of the published reading, and which way is better."""
 LEVEL = 0.05
+NAMED = 3
+"""Recipes up to which an answer names each."""
 OWN_SPACE = {"latent": "layer", "latent_final": "final", **dict.fromkeys(("expression", "mixed", "program"), "expression")}
 """The space in which an objective is judged first: its own."""
 SPACE_NAMES = {"layer": "steered layer", "final": "final embedding", "expression": "predicted expression of the DE genes"}
@@ -153,7 +156,7 @@ def answer(scores: pd.DataFrame) -> list[str]:
     """Return three sentences on a score table: how far the recipes go, against which null, on how many dictionaries.
 
     Two where no null was drawn; none where no recipe was scored in its own space. The first begins with "Nothing" when no
-    recipe is beyond its null.
+    recipe is beyond its null. More than three recipes of one kind are counted, and told by their range.
     """
     every = verdicts(scores)
     judged = [one for one in every if one.judged]
@@ -168,7 +171,7 @@ def answer(scores: pd.DataFrame) -> list[str]:
     }
     if not any(one.beyond for one in judged):
         groups = {"Nothing: cells dealt to the two sides at random give fits that do as much": judged}
-    first = "; ".join(f"{words}: {', '.join(map(_far, some))}" for words, some in groups.items() if some)
+    first = "; ".join(f"{words}: {_all_far(some)}" for words, some in groups.items() if some)
     return [f"{first[0].upper()}{first[1:]}.", _against(judged), _over(every)]
 
 
@@ -178,7 +181,29 @@ def _far(one: Verdict) -> str:
     return f"{one.recipe} closes {one.gap['value']:.0%} of the gap in the {SPACE_NAMES[one.space]} (E-distance {change})"
 
 
+def _all_far(some: list[Verdict]) -> str:
+    """How far some recipes go: one by one, or, of many, their number and range."""
+    if len(some) <= NAMED:
+        return ", ".join(map(_far, some))
+    distances = " to ".join(f"{edge([one.distance['value'] for one in some]):+.0%}" for edge in (min, max))
+    spaces = " or the ".join(dict.fromkeys(SPACE_NAMES[one.space] for one in some))
+    gaps = _range(one.gap["value"] for one in some)
+    return f"{len(some)} recipes close {gaps} of the gap in the {spaces} (E-distance {distances})"
+
+
+def _range(values: Iterable[float]) -> str:
+    every = list(values)
+    lo, hi = f"{min(every):.0%}", f"{max(every):.0%}"
+    return lo if lo == hi else f"{lo} to {hi}"
+
+
 def _against(judged: list[Verdict]) -> str:
+    if len(judged) > NAMED:
+        ends = f"{min(one.gap['null_lo'] for one in judged):.0%} to {max(one.gap['null_hi'] for one in judged):.0%}"
+        deals = _counts(int(one.gap["n_null"]) for one in judged)
+        tested = f"p = {min(one.p for one in judged):.2g} to {max(one.p for one in judged):.2g}, {deals} deals each"
+        many = f"{len(judged)} recipes are tested, of which chance alone passes at most {len(judged) * LEVEL:.1f}"
+        return f"Of the same fits to cells dealt to the two sides at random, 95 in 100 close {ends} ({tested}); {many}."
     texts = [
         f"{one.gap['null_lo']:.0%} to {one.gap['null_hi']:.0%} for {one.recipe} "
         f"(p = {one.p:.2g}, {int(one.gap['n_null'])} deals)"
@@ -187,11 +212,19 @@ def _against(judged: list[Verdict]) -> str:
     return f"Of the same fits to cells dealt to the two sides at random, 95 in 100 close {', '.join(texts)}."
 
 
+def _counts(values: Iterable[int]) -> str:
+    every = list(values)
+    return str(min(every)) if min(every) == max(every) else f"{min(every)} to {max(every)}"
+
+
 def _over(every: list[Verdict]) -> str:
     n = int(every[0].gap["dictionaries"])
     if n == 1:
         return (
             "All of it is on one dictionary: how far another seed's would differ is not known (evaluate.dictionaries=5 says)."
         )
-    ranges = [f"{one.gap['lo']:.0%} to {one.gap['hi']:.0%} for {one.recipe}" for one in every]
+    if len(every) > NAMED:
+        ranges = [_range([*(one.gap["lo"] for one in every), *(one.gap["hi"] for one in every)])]
+    else:
+        ranges = [f"{one.gap['lo']:.0%} to {one.gap['hi']:.0%} for {one.recipe}" for one in every]
     return f"These are means over {n} dictionaries that differ in their seed; one by one they close {', '.join(ranges)}."

@@ -20,6 +20,7 @@ from ..steering.contrast_streams import CellRows, CellStates, load_masked, reado
 from ..steering.intervene import CachedCells
 from ..steering.pooled import pooled_codes
 from .activations import Activations, activations, layer_index, load_cells, load_steered_model
+from .annotation import Annotated, annotation
 from .artefact import Artefact, built
 from .context import Context
 from .dictionary import Dictionary, check_dictionary, dictionary, gene_centred
@@ -75,6 +76,11 @@ class Experiment:
     def stability(self) -> tuple[Artefact, pd.DataFrame]:
         """How stable the dictionary's features are on the cells that a fit may see: every fit of a null asks for it."""
         return feature_stability(self.context, self.activations, self.dictionary, cells="fit")
+
+    @cached_property
+    def annotation(self) -> Annotated:
+        """What the dictionary's features mean: every fit of a null asks which have a term."""
+        return annotation(self.context)
 
     @property
     def genes(self) -> list[str]:

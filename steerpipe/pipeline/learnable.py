@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import SteerError
-from .annotation import annotation
 from .artefact import Artefact
 from .experiment import Experiment
 from .recurrence import STABLE
@@ -27,7 +26,7 @@ def learnable_features(experiment: Experiment, choice: str, rows: np.ndarray | N
         return np.ones(experiment.sae.n_features, bool)
     mask = experiment.active if rows is None else np.asarray((experiment.activity[rows] > 0).any(axis=0))
     if choice == "annotated":
-        mask = mask & annotation(experiment.context).mask()
+        mask = mask & experiment.annotation.mask()
         if not mask.any():
             msg = "no active feature has a term at q < annotate.q; use objective.learnable=active, or another annotate.library."
             raise SteerError(msg)
@@ -44,5 +43,5 @@ def learnable_features(experiment: Experiment, choice: str, rows: np.ndarray | N
 def learnable_parents(experiment: Experiment, choice: str) -> list[Artefact]:
     """Return the artefacts that the choice depends on: the annotation, or the other seeds, where it is asked for."""
     if choice == "annotated":
-        return [annotation(experiment.context).artefact]
+        return [experiment.annotation.artefact]
     return [experiment.stability[0]] if choice == "stable" else []

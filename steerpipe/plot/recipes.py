@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
@@ -11,6 +13,8 @@ from .style import colour, note, styled, subplots
 
 MOST = 25
 """Features that a waterfall shows, strongest first."""
+ABREAST = 2
+"""Recipes that a waterfall shows side by side: more are no longer read on a laptop."""
 
 
 @styled
@@ -24,8 +28,12 @@ def waterfall(features: pd.DataFrame, caption: str) -> Figure:
     objectives = list(dict.fromkeys(features["objective"]))
     n = min(MOST, int(features["objective"].value_counts().max())) if len(features) else 1
     labelled = bool((features["label"] != "").any())
-    width = (6.4 if labelled else 4.2) * max(1, len(objectives))
-    figure, axes = subplots(1, max(1, len(objectives)), width=width, height=1.4 + 0.19 * max(n, 6))
+    columns = min(ABREAST, max(1, len(objectives)))
+    rows = max(1, ceil(len(objectives) / columns))
+    size = {"width": (6.4 if labelled else 4.2) * columns, "height": (1.4 + 0.19 * max(n, 6)) * rows}
+    figure, axes = subplots(rows, columns, **size)
+    for ax in axes[len(objectives) :]:
+        ax.set_visible(False)
     for ax, objective in zip(axes, objectives, strict=False):
         every = features[features["objective"] == objective]
         order = every["theta"].abs().sort_values(ascending=False, kind="stable").index[:MOST]
@@ -40,7 +48,8 @@ def waterfall(features: pd.DataFrame, caption: str) -> Figure:
         ax.set_xlabel("theta = alpha - 1")
         shown = "" if len(some) == len(every) else f", {len(some)} strongest"
         ax.set_title(f"{objective} objective: {len(every)} features{shown}", loc="left")
-    axes[0].set_ylabel("SAE feature")
+    for ax in axes[::columns]:
+        ax.set_ylabel("SAE feature")
     note(figure, caption)
     return figure
 

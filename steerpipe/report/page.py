@@ -168,7 +168,7 @@ def write_page(path: Path, html: str) -> None:
 
 def _nothing(line: str) -> bool:
     """Whether a line of a conclusion says that there is nothing."""
-    return line.startswith("Nothing") or "nothing beyond its null" in line or "nothing is claimed" in line
+    return line.startswith("Nothing") or ": nothing" in line or "nothing is claimed" in line
 
 
 def _render(

@@ -19,6 +19,7 @@ from steerpipe.data.split import test_cells as commands_split
 from steerpipe.errors import SteerError
 from steerpipe.models.preprocess import model_input
 from steerpipe.steering.intervene import edit_codes
+from steerpipe.store import pins
 
 
 def asked(model, adata, layer=1):
@@ -71,6 +72,9 @@ def test_nothing_runs_twice_for_new_labels_and_other_columns(adata, model, sae, 
     adata.X = adata.X * 2
     sp.embed(adata, model, layer=1, store=tmp_path)
     assert builds(tmp_path, "extract") == 2
+    assert pins(tmp_path) == {
+        path.parent.name for path in tmp_path.glob("*/*/artefact.json")
+    }  # what `steer clean` leaves alone
 
 
 def test_a_backed_file_and_a_layer_give_the_same(adata, model, store, tmp_path):

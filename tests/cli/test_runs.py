@@ -12,6 +12,7 @@ from steerpipe.cli.app import main
 from steerpipe.cli.runs import resolve_sweep
 from steerpipe.errors import SteerError
 from steerpipe.past import find_runs, resolve_run
+from steerpipe.store import PINS
 
 from .conftest import small
 
@@ -130,6 +131,10 @@ def test_clean_says_asks_and_keeps_what_runs_stand_on(ask, workdir, tmp_path, fi
     gone = {path.name for path, _ in removable(outputs)}
     assert len(gone) == 3
     assert not gone & keys
+    (outputs / ".store" / PINS).write_text("".join(f"{key}\n" for key in gone))  # a notebook's call stands on them
+    assert removable(outputs) == []
+    assert {path.name for path, _ in removable(outputs, notebooks=True)} == gone
+    (outputs / ".store" / PINS).unlink()
     monkeypatch.setattr("typer.confirm", lambda question: False)
     assert "3 folders" in ask("clean", "--unused", cwd=tmp_path)[1]  # nobody said yes
     assert len(removable(outputs)) == 3

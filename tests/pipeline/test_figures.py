@@ -69,7 +69,9 @@ def test_an_experiment_draws_its_figures(play, name, stage):
 
 
 def test_the_front_runs_from_expression_to_latent(play):
-    table = pd.read_csv(play("pareto", "pareto").run.path / "front.csv")
+    folder = play("pareto", "pareto").run.path
+    assert "dealt to the two sides at random" in "".join((folder / "conclusion.txt").read_text().splitlines()[:2])
+    table = pd.read_csv(folder / "front.csv")
     front = table[table["weight"].notna()].sort_values("weight")
     assert front["weight"].tolist() == [0, 0.5, 1]
     assert front["layer_gap"].iloc[-1] > front["layer_gap"].iloc[0]

@@ -106,6 +106,11 @@ def test_tables_and_figures(context):
     b = scores[(scores["score_on"] == "G1") & (scores["fit_on"] == "S")].set_index(keys)["value"].sort_index()
     np.testing.assert_allclose(a, b.loc[a.index])
     assert set(pd.read_csv(folder / "markers.csv")["gene"]) == {"CD8A", "NKG7"}
+    own, other, null, over = (folder / "conclusion.txt").read_text().splitlines()[:4]
+    assert own.startswith("Fitted on the type itself: ")
+    assert other.startswith("Fitted on the other types: ")
+    assert "8 recipes are tested" in null
+    assert "one dictionary" in over
     for name in ("transfer", "transfer_markers"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 1000
 

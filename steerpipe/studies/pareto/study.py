@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...evaluate.inference import conclusions
+from ...evaluate.inference import answer, conclusions
 from ...evaluate.tables import LEGEND
 from ...pipeline.checkpoint import require_head
 from ...pipeline.pipeline import Pipeline
@@ -30,7 +30,7 @@ def study(pipeline: Pipeline) -> Findings:
         for name in SHOWN:
             found.metrics({f"weight={row.weight:g}/{name}": getattr(row, name)})
     log.info("held-out cells:\n%s\n%s", readable(table).to_string(index=False), LEGEND)
-    lines = conclusions(scores)
+    lines = [*answer(scores), *conclusions(scores)]
     found.text("conclusion", lines)
     log.info("%s", "\n".join(lines))
     text = caption(config, str(experiment.activations.policy))

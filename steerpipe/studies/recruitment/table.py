@@ -92,6 +92,10 @@ def conclusion(features: pd.DataFrame, table: pd.DataFrame) -> list[str]:
             )
     if not (features["null_p"] <= LEVEL).any():
         lines.append("Nothing: no feature here does more than those recruited by chance.")
+    lines.append(
+        "All of it is on one dictionary: whether another seed's has these features is not known (the column stability is over "
+        "refits of the recipe; `steer stability` trains other seeds)."
+    )
     return lines
 
 

@@ -13,7 +13,7 @@ from ...plot.provenance import caption
 from ..findings import Findings
 from . import figure as figures
 from .compute import find_groups, score_all
-from .table import marker_table, summary
+from .table import marker_table, said, summary
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def study(pipeline: Pipeline) -> Findings:
     log.info("markers, share of the gap closed:\n%s", marker_table(markers).to_string(index=False))
     for row in scores[scores["relation"].isin(["own", "transferred"])].itertuples():
         found.metrics({f"{row.score_on}/{row.objective}/{row.relation}/{row.space}_{row.score}": row.value})
-    lines = conclusions(scores[scores["relation"].isin(["own", "transferred"])])
+    lines = [*said(scores), *conclusions(scores[scores["relation"].isin(["own", "transferred"])])]
     found.text("conclusion", lines)
     log.info("%s", "\n".join(lines))
     text = caption(config, str(experiment.activations.policy))

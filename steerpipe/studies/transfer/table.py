@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ...evaluate.inference import answer
 from ...evaluate.tables import cell
 
 
@@ -28,3 +29,11 @@ def marker_table(markers: pd.DataFrame) -> pd.DataFrame:
     some = markers[markers["relation"].isin(["own", "transferred"])]
     wide = some.pivot_table(index=["score_on", "objective", "relation"], columns="gene", values="gap_fraction", sort=False)
     return wide.map(lambda x: f"{x:+.0%}").reset_index()
+
+
+def said(scores: pd.DataFrame) -> list[str]:
+    """Return in words how far recipes of a type's own cells go, how far those of the other types, and against what."""
+    lines = []
+    for words, relation in {"Fitted on the type itself": "own", "Fitted on the other types": "transferred"}.items():
+        lines += [f"{words}: {far[0].lower()}{far[1:]}" for far in answer(scores[scores["relation"] == relation])[:1]]
+    return lines + answer(scores[scores["relation"].isin(["own", "transferred"])])[1:]
