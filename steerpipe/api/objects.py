@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..config import EMBEDDED, ContrastConfig, LambdaConfig, ObjectiveConfig
 from ..errors import SteerError
+from ..evaluate.recruitment import recruited
 from ..models import checkpoints
 from ..models.aido_cell import AidoCell, ArchConfig
 from ..past import Past, resolve_run
@@ -269,8 +270,7 @@ def artefacts(run: Past, step: str) -> list[tuple[Path, dict[str, Any]]]:
 
 def plain_table(theta: np.ndarray, settings: ObjectiveConfig) -> pd.DataFrame:
     """Return the recruited features, largest |theta| first, where nothing else is known of them."""
-    on = np.flatnonzero(theta)
-    on = on[np.argsort(-np.abs(theta[on]), kind="stable")]
+    on = recruited(theta)
     table = pd.DataFrame({"feature": on, "theta": theta[on]})
     return table.assign(alpha=1 + theta[on]) if settings.mode == "multiply" else table
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import pandas as pd
 
 from ..errors import SteerError
+from ..evaluate.recruitment import recruited
 from ..pipeline.pipeline import Pipeline
 from ..run import Run
 from .evaluate import report
@@ -23,18 +23,17 @@ def main(pipeline: Pipeline, run: Run) -> None:
     found = pipeline.evaluation()
     run.metrics(pipeline.dictionary().scores)
     report(run, found, pipeline.config.evaluate.markers)
-    recruited: set[int] = set()
+    every: set[int] = set()
     for recipe in found.recipes:
-        on = np.flatnonzero(recipe.theta)
-        on = on[np.argsort(-np.abs(recipe.theta[on]), kind="stable")]
+        on = recruited(recipe.theta)
         table = pd.DataFrame({"feature": on, "theta": recipe.theta[on], "alpha": 1 + recipe.theta[on]})
         run.table(f"recipe_{recipe.objective}", table)
-        recruited.update(on.tolist())
+        every.update(on.tolist())
     try:
         names = pipeline.annotation().features[NAMES]
     except SteerError as error:  # a model of few genes, or of another species' sets, is steered all the same
         log.warning("the features get no names: %s", error)
     else:
-        names = names[names["feature"].isin(recruited)]
+        names = names[names["feature"].isin(every)]
         run.table("features", names.assign(genes=names["genes"].str.split(", ").str[:N_GENES].str.join(", ")))
     draw(pipeline, run, found)

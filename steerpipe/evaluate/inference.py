@@ -191,16 +191,16 @@ def _all_far(some: list[Verdict]) -> str:
     return f"{len(some)} recipes close {gaps} of the gap in the {spaces} (E-distance {distances})"
 
 
-def _range(values: Iterable[float]) -> str:
+def _range(values: Iterable[float], form: str = ".0%") -> str:
     every = list(values)
-    lo, hi = f"{min(every):.0%}", f"{max(every):.0%}"
+    lo, hi = f"{min(every):{form}}", f"{max(every):{form}}"
     return lo if lo == hi else f"{lo} to {hi}"
 
 
 def _against(judged: list[Verdict]) -> str:
     if len(judged) > NAMED:
         ends = f"{min(one.gap['null_lo'] for one in judged):.0%} to {max(one.gap['null_hi'] for one in judged):.0%}"
-        deals = _counts(int(one.gap["n_null"]) for one in judged)
+        deals = _range((one.gap["n_null"] for one in judged), ".0f")
         tested = f"p = {min(one.p for one in judged):.2g} to {max(one.p for one in judged):.2g}, {deals} deals each"
         many = f"{len(judged)} recipes are tested, of which chance alone passes at most {len(judged) * LEVEL:.1f}"
         return f"Of the same fits to cells dealt to the two sides at random, 95 in 100 close {ends} ({tested}); {many}."
@@ -210,11 +210,6 @@ def _against(judged: list[Verdict]) -> str:
         for one in judged
     ]
     return f"Of the same fits to cells dealt to the two sides at random, 95 in 100 close {', '.join(texts)}."
-
-
-def _counts(values: Iterable[int]) -> str:
-    every = list(values)
-    return str(min(every)) if min(every) == max(every) else f"{min(every)} to {max(every)}"
 
 
 def _over(every: list[Verdict]) -> str:

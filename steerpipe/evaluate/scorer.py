@@ -16,7 +16,7 @@ from ..progress import track
 from ..sae.model import TopKSAE
 from ..steering.contrast_streams import CellStates
 from ..steering.intervene import CachedCells, Edit, ReplayedCodes, State, recipe_edit, run_edit
-from ..steering.shift import embedding_shift
+from ..steering.shift import recipe_shift
 from .de import DEGenes
 from .distances import score
 from .metrics import METRICS, Outcome, Pair
@@ -112,8 +112,7 @@ class Scorer:
 
         `rows` are those that are steered unless given.
         """
-        W_dec = self.sae.W_dec.detach().cpu().double().numpy()
-        return embedding_shift(theta, mode, self.zbar[self.rows if rows is None else rows], W_dec, self.cached.token_share)
+        return recipe_shift(self.cached, self.sae, theta, mode, self.zbar[self.rows if rows is None else rows])
 
     def pairs(self, after: State) -> dict[str, Pair]:
         """Return each cell's distance to the target before and after, by space (evaluate.metrics.METRICS)."""

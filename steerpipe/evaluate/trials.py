@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..config import EvaluateConfig
 from ..progress import track
 from ..steering.controls import mean_difference, random_direction, random_recipe
 from ..steering.intervene import Edit, State, add_vector, splice
@@ -82,7 +81,7 @@ def score_all(
 
 def trials(fit: Scorer, candidates: Sequence[Candidate], active: np.ndarray) -> Iterator[Trial]:
     """Yield every edit to score, controls after the recipes; controls know the cells of the fit alone."""
-    config: EvaluateConfig = fit.config
+    config = fit.config
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=fit.cached.device)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..config import ObjectiveConfig, as_dict
 from ..errors import SteerError
-from ..evaluate.recruitment import counts
+from ..evaluate.recruitment import counts, recruited
 from ..steering import adam
 from ..steering.ambiguity import stand_ins
 from ..steering.lasso import LassoFit, LatentProblem
@@ -85,8 +85,7 @@ def recipe_table(recipe: Recipe, experiment: Experiment) -> pd.DataFrame:
 
     And with their stability, where `steer stability` has measured it.
     """
-    on = np.flatnonzero(recipe.theta)
-    on = on[np.argsort(-np.abs(recipe.theta[on]), kind="stable")]
+    on = recruited(recipe.theta)
     activity = experiment.activity[experiment.fit_rows].mean(0)
     table = pd.DataFrame({"feature": on, "theta": recipe.theta[on], "mean_abs_code": activity[on]})
     if recipe.mode == "multiply":
@@ -148,13 +147,7 @@ def _fit_through_model(experiment: Experiment, objective: ObjectiveConfig, folde
     fits = path.solve(weight)
     chosen, largest = fits[-1], max(path.lam_max, 1e-300)
     rows = [
-        {
-            "lam": f.lam,
-            "ratio": f.lam / largest,
-            "loss": f.loss,
-            "prox_gradient": f.prox_gradient,
-            **counts(f.theta),
-        }
+        {"lam": f.lam, "ratio": f.lam / largest, "loss": f.loss, "prox_gradient": f.prox_gradient, **counts(f.theta)}
         for f in fits
     ]
     info = {

@@ -21,7 +21,7 @@ from ..steering.objectives import (
     ProgramObjective,
     gene_weights,
 )
-from ..steering.shift import clamp_values, embedding_shift
+from ..steering.shift import clamp_values, recipe_shift, scaled_codes
 from .experiment import Experiment, Sides
 from .learnable import learnable_features
 from .program import phenotype, reach, within_limit
@@ -64,11 +64,7 @@ def latent_problem(experiment: Experiment, objective: ObjectiveConfig, groups: G
     codes, embeddings, goals, residuals = [], [], [], []
     pooled = objective.match == "population" and len(groups) > 1
     for source, target in groups:
-        z = (
-            experiment.zbar[source]
-            if objective.mode != "add"
-            else np.full((len(source), len(W_dec)), experiment.cached.token_share)
-        )
+        z = scaled_codes(objective.mode, experiment.zbar[source], experiment.cached.token_share)
         here, there = (np.asarray(experiment.layer[experiment.cells[rows]], np.float64) for rows in (source, target))
         residuals.append((here - here.mean(0), there - there.mean(0)))
         if pooled:
@@ -176,5 +172,4 @@ def solve(
 
 def shift(experiment: Experiment, theta: np.ndarray, mode: str, rows: np.ndarray) -> np.ndarray:
     """Return what a recipe adds to the layer embeddings of some rows, float64 (n, D)."""
-    W_dec = experiment.sae.W_dec.detach().cpu().double().numpy()
-    return embedding_shift(theta, mode, experiment.zbar[rows], W_dec, experiment.cached.token_share)
+    return recipe_shift(experiment.cached, experiment.sae, theta, mode, experiment.zbar[rows])

@@ -18,6 +18,7 @@ from ..models.checkpoints import model_genes
 from ..models.preprocess import DepthRule, model_input
 from ..steering.lasso import LatentProblem
 from ..steering.program import Program, random_program, score_weights, seen_half
+from ..steering.shift import scaled_codes
 from .activations import load_cells
 from .experiment import Experiment
 
@@ -150,7 +151,7 @@ def reach(experiment: Experiment, objective: ObjectiveConfig, rows: np.ndarray) 
     The limit is recipe.max_shift times the root mean square distance of the rows from their mean, at the steered layer.
     """
     W_dec = experiment.sae.W_dec.detach().cpu().numpy()
-    z = experiment.zbar[rows] if objective.mode != "add" else np.full((len(rows), len(W_dec)), experiment.cached.token_share)
+    z = scaled_codes(objective.mode, experiment.zbar[rows], experiment.cached.token_share)
     e = np.asarray(experiment.layer[experiment.cells[rows]], np.float64)
     spread = float(np.sqrt(np.square(e - e.mean(0)).sum(1).mean()))
     none = np.zeros_like(e)

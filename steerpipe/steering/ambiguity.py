@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..evaluate.recruitment import recruited
 from .lasso import LassoFit, LatentProblem
 
 SHARE, DEPTH = 0.25, 8
@@ -42,8 +43,7 @@ def stand_ins(
         stand_ins, list of int: where replaceable, the features whose change in a refit within the tolerance brings at
         least `share` of the shift that was lost, in the order of the refits
     """
-    on = np.flatnonzero(fit.theta)
-    on = on[np.argsort(-np.abs(fit.theta[on]), kind="stable")]
+    on = recruited(fit.theta)
     rows, families = [], []
     for feature, cosine in zip(on, problem.cosines(on), strict=True):
         near = np.flatnonzero(np.abs(cosine) >= correlation)

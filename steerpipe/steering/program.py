@@ -60,8 +60,7 @@ def score_weights(program: Program, expression: np.ndarray, among: np.ndarray, r
     for sign, genes in ((1.0, program.up), (-1.0, program.down)):
         genes = genes[among[genes]]
         for gene in genes:
-            same = np.flatnonzero(free & (bins == bins[gene]))
-            same = same if len(same) else np.flatnonzero(free)
+            same = _alike(gene, bins, free)
             drawn = rng.choice(same, min(CONTROLS, len(same)), replace=False)
             weights[gene] += sign / len(genes)
             weights[drawn] -= sign / len(genes) / max(len(drawn), 1)
@@ -77,9 +76,13 @@ def random_program(program: Program, expression: np.ndarray, rng: np.random.Gene
     free[program.genes] = False
     drawn = []
     for gene in program.genes:
-        same = np.flatnonzero(free & (bins == bins[gene]))
-        same = same if len(same) else np.flatnonzero(free)
-        drawn.append(int(rng.choice(same)))
+        drawn.append(int(rng.choice(_alike(gene, bins, free))))
         free[drawn[-1]] = False
     n = len(program.up)
     return Program(np.array(drawn[:n], np.int64), np.array(drawn[n:], np.int64))
+
+
+def _alike(gene: int, bins: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """The free genes of a gene's expression bin; where it has none, of all bins."""
+    same = np.flatnonzero(free & (bins == bins[gene]))
+    return same if len(same) else np.flatnonzero(free)

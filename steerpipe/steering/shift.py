@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..sae.model import TopKSAE
+from .intervene import CachedCells
 from .lasso import LatentProblem
 
 
@@ -26,6 +28,16 @@ def clamp_values(problem: LatentProblem, support: np.ndarray, token_share: float
     return values
 
 
+def scaled_codes(mode: str, zbar: np.ndarray, token_share: float) -> np.ndarray:
+    """Return what theta scales in each cell, float64 (n, F): its mean codes (n, F), or with `add` the share of its tokens."""
+    return np.full_like(zbar, token_share) if mode == "add" else zbar
+
+
+def recipe_shift(cached: CachedCells, sae: TopKSAE, theta: np.ndarray, mode: str, zbar: np.ndarray) -> np.ndarray:
+    """Return what a recipe adds to the mean embeddings of some cached cells of mean codes zbar (n, F), float64 (n, D)."""
+    return embedding_shift(theta, mode, zbar, sae.W_dec.detach().cpu().double().numpy(), cached.token_share)
+
+
 def embedding_shift(theta: np.ndarray, mode: str, zbar: np.ndarray, W_dec: np.ndarray, token_share: float) -> np.ndarray:
     """Return what a recipe adds to the mean embeddings of cells, float64 (n, D).
 
@@ -38,4 +50,4 @@ def embedding_shift(theta: np.ndarray, mode: str, zbar: np.ndarray, W_dec: np.nd
     """
     if mode == "clamp":
         return np.asarray((theta * token_share - (theta != 0) * zbar) @ W_dec)
-    return np.asarray((theta * (zbar if mode == "multiply" else np.full_like(zbar, token_share))) @ W_dec)
+    return np.asarray((theta * scaled_codes(mode, zbar, token_share)) @ W_dec)

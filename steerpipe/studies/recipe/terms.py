@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from ...evaluate.recruitment import recruited
 from ...interpret.enrichment import enrich
 from ...interpret.programs import gene_sets, participation_ratio
 from ...pipeline.annotation import Inputs, inputs
@@ -24,8 +25,7 @@ def feature_terms(asked: Phenotype, recipe: Recipe) -> pd.DataFrame:
     given = inputs(asked.experiment.context)
     _, where = activity(given.context, given.source, "sae", given.dictionary.sae, given.dictionary.artefact)
     limits = given.context.config.annotate
-    on = np.flatnonzero(recipe.theta)
-    on = on[np.argsort(-np.abs(recipe.theta[on]), kind="stable")]
+    on = recruited(recipe.theta)
     M = where.matrix()[on]
     sets = gene_sets(M, participation_ratio(M), smallest=limits.min_genes, largest=limits.max_genes)
     own = np.isin(np.arange(M.shape[1]), asked.program.genes)
