@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ BARE_NUMBER = {"lambda": ("lambda=absolute", "lambda.value"), "layer": (None, "l
 OPTIONAL = ("experiment", "debug")
 
 
+@functools.cache
 def groups() -> dict[str, list[str]]:
     """Return the choices of every config group."""
     folders = (d for d in sorted(CONF.iterdir()) if d.is_dir() and d.name != "hydra")
