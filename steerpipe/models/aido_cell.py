@@ -186,9 +186,7 @@ class AidoCell(nn.Module):
                 found[i] = r if i == top else kept(r)
         return found
 
-    def stream(
-        self, values: Tensor, layer: int, position_ids: Tensor | None = None, *, read: Tensor | None = None
-    ) -> Tensor:
+    def stream(self, values: Tensor, layer: int, position_ids: Tensor | None = None, *, read: Tensor | None = None) -> Tensor:
         """Return the residual stream (B, S, D) after block `layer`, or (B, R, D) of the positions `read` alone."""
         return self.streams(values, [layer], position_ids, read=read)[layer]
 
