@@ -41,7 +41,7 @@ def _card(pipeline: Pipeline, licence: str, train: np.ndarray, masked: pd.DataFr
     held = f"; held-out perturbations: {', '.join(config.dataset.held)}" if config.dataset.held and own_cells(config) else ""
     others = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "model")
     return [
-        f"A small network, AIDO architecture, of {train.shape[1]} genes (pretrain.panel={config.pretrain.panel}). It is not AIDO.Cell.",
+        f"A network of AIDO's architecture, {train.shape[1]} genes (panel: {config.pretrain.panel}); it is not AIDO.Cell.",
         f"Trained on {len(train)} cells of {config.pretrain.dataset}: {unseen}{held}.",
         f"Masked genes of {config.dataset.name}, squared error over the gene mean's: model {scores['model']:.3f}, {others}.",
         f"Licence: {licence}.",

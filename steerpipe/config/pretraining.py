@@ -76,8 +76,8 @@ class PretrainConfig(Recipe):
     """How `steer pretrain` makes the embedded model (group `pretrain`)."""
 
     dataset: str = "pbmc8k"
-    """what it is trained on: a dataset by name. Of the configured `dataset` it is the cells that fits may see: neither test cells
-    nor those of dataset.held"""
+    """what it is trained on: a dataset by name. Of the configured `dataset` it is what fits may see: no test cell, none of
+    dataset.held"""
     path: str | None = None
     """for `h5ad`, a file other than the configured dataset's"""
     panel: str = "variable"
