@@ -23,6 +23,7 @@ from ...pipeline.ladder import cells_key
 from ...pipeline.null import dealt, null_recipes
 from ...pipeline.problems import Groups, latent_problem, model_objective
 from ...progress import track
+from ...steering.intervene import Batch
 
 VERSION = 2
 
@@ -57,11 +58,14 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
         cells = cells[cells.sum(1) > 0]
         total = np.zeros(sae.n_features)
         with torch.no_grad():
-            for values in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
-                codes = sae.encode(cached.model.stream(values, cached.layer)[:, tokens])
-                sizes = codes.values.abs().double().flatten().cpu().numpy()
+            for inputs in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
+                own = None if inputs.mask is None else inputs.genes
+                batch = Batch(cached.model.stream(inputs, cached.layer), own)
+                codes = cached.encode(sae, batch, ids=tokens)
+                n_pooled = 1.0 if own is None else cached.weights(batch, cached.valid).sum(1).double()[:, None, None]
+                sizes = (codes.values.abs().double() / n_pooled).flatten().cpu().numpy()
                 total += np.bincount(codes.indices.flatten().cpu().numpy(), sizes, sae.n_features)
-        return total / (len(cells) * len(cached.valid))
+        return total / (len(cells) * (len(cached.valid) if cached.genes is None else 1))
 
     path = stored(experiment, "diagnose-activation", settings, build)
     return np.asarray(np.percentile(np.load(path / "activity.npy"), percentile, axis=0))
