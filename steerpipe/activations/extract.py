@@ -134,8 +134,8 @@ def cell_streams(
         yield from _own_tokens(model, counts, valid, layers, batch_size)
         return
     read = torch.from_numpy(valid).to(_device(model))
-    for _, batch in full_streams(model, counts, layers, batch_size=batch_size):
-        gene_streams = {layer: stream[:, read].float() for layer, stream in batch.items()}
+    for _, batch in full_streams(model, counts, layers, batch_size=batch_size, read=read):
+        gene_streams = {layer: stream.float() for layer, stream in batch.items()}
         for i in range(len(next(iter(batch.values())))):
             yield np.arange(len(valid)), {layer: stream[i] for layer, stream in gene_streams.items()}
 
@@ -157,12 +157,12 @@ def _own_tokens(
 
 
 def full_streams(
-    model: CellModel, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int
+    model: CellModel, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int, read: Tensor | None = None
 ) -> Iterator[tuple[Tokens, dict[int, Tensor]]]:
-    """Yield (tokens, {layer: residual stream (B, S, D) with every token}), batch by batch."""
+    """Yield (tokens, {layer: residual stream (B, S, D)}), batch by batch: of every token, or of the ids `read` (R,) alone."""
     for tokens in model_inputs(model, counts, batch_size):
         with torch.no_grad(), mixed_precision(tokens.device):
-            streams = model.streams(tokens, layers)
+            streams = model.streams(tokens, layers, read=read)
         yield tokens, streams
 
 

@@ -109,11 +109,14 @@ class CellModel(Protocol):
     def gene_ids(self, counts: sp.csr_matrix, /) -> list[np.ndarray] | None:
         """Return the genes of each cell (B, G) that have a token, ids in the order of its tokens; None: all, in every cell."""
 
-    def streams(self, tokens: Tokens, layers: Iterable[int], /) -> dict[int, Tensor]:
-        """Return {layer: (B, S, D)}, the stream after 0-based block `layer`; -1 is the embedding."""
+    def streams(self, tokens: Tokens, layers: Iterable[int], /, *, read: Tensor | None = None) -> dict[int, Tensor]:
+        """Return {layer: (B, S, D)}, the stream after 0-based block `layer`; -1 is the embedding.
 
-    def stream(self, tokens: Tokens, layer: int, /) -> Tensor:
-        """Return the stream (B, S, D) after block `layer`."""
+        With `read`, ids (R,), a model in which every cell has the same tokens returns theirs alone, (B, R, D).
+        """
+
+    def stream(self, tokens: Tokens, layer: int, /, *, read: Tensor | None = None) -> Tensor:
+        """Return the stream after block `layer`, as `streams` does."""
 
     def advance(self, stream: Tensor, layer: int, to: int, genes: Tensor | None = None) -> Tensor:
         """Run blocks layer+1..to on a stream (B, S, D)."""
@@ -128,6 +131,13 @@ class CellModel(Protocol):
 def n_ids(model: CellModel) -> int:
     """Return how many ids there are: of genes, and of the other tokens."""
     return len(model.genes) + model.n_other
+
+
+def pooled_stream(model: CellModel, tokens: Tokens, layer: int, read: Tensor) -> Tensor:
+    """Return the pooled embedding (B, D) at a layer: blocks 0..layer alone are run, the last for the genes `read` alone."""
+    if model.arch.fixed:
+        return model.stream(tokens, layer, read=read).float().mean(1)
+    return embedding(model, model.stream(tokens, layer), tokens, read)
 
 
 def read_out(model: CellModel, layer: int, stream: Tensor, tokens: Tokens, read: Tensor) -> Output:

@@ -159,8 +159,8 @@ class Scgpt(nn.Module):
         out: Tensor = gene + layers["norm"](value)
         return out
 
-    def streams(self, tokens: Tokens, layers: Iterable[int]) -> dict[int, Tensor]:
-        """Return {layer: (B, S, D)} in one pass that stops at the highest layer asked for."""
+    def streams(self, tokens: Tokens, layers: Iterable[int], *, read: Tensor | None = None) -> dict[int, Tensor]:
+        """Return {layer: (B, S, D)} of every token, in one pass that stops at the highest layer asked for."""
         wanted, r, keys = set(layers), self.embed(tokens), _keys(tokens.genes)
         found = {-1: r} if -1 in wanted else {}
         for i, block in enumerate(self.blocks[: max(wanted) + 1]):
@@ -169,7 +169,7 @@ class Scgpt(nn.Module):
                 found[i] = r
         return found
 
-    def stream(self, tokens: Tokens, layer: int) -> Tensor:
+    def stream(self, tokens: Tokens, layer: int, *, read: Tensor | None = None) -> Tensor:
         """Return the stream (B, S, D) after block `layer`."""
         return self.streams(tokens, [layer])[layer]
 

@@ -105,7 +105,8 @@ def test_steering_scales_the_codes_of_the_deviation(context, tokens):
     places = torch.tensor([position[gene] for gene in genes])
     rows = np.arange(5)
     (batch,) = cached.batches(rows, 5)
-    x = batch.stream[:, places]
+    stream = batch.stream
+    x = stream[:, places]
     pre = (x - means) @ whole.W_enc + whole.b_enc
     top = pre.topk(whole.k)
     z = torch.zeros_like(pre).scatter(-1, top.indices, top.values)

@@ -40,12 +40,12 @@ class Planted(torch.nn.Module):
     def tokens(self, counts):
         return Tokens(model_input(counts, DepthRule()), torch.arange(GENES + 2))
 
-    def stream(self, values, layer):
+    def stream(self, values, layer, *, read=None):
         values = values.values if isinstance(values, Tokens) else values
         x = torch.zeros(*values.shape, WIDTH)
         x[..., :DRIVERS] = 0.5 * (1 + values[:, None, :DRIVERS])
         x[..., -1] = values
-        return x
+        return x if read is None else x[:, read]
 
     def forward_from(self, layer, stream, read=None):
         x, reads = (stream, self.reads) if read is None else (stream[:, read], self.reads[read])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...activations.extract import model_inputs
 from ...device import mixed_precision
-from ...models.base import CellModel, Tokens, embedding, read_out
+from ...models.base import CellModel, Tokens, pooled_stream, read_out
 
 KINDS = ("knock-out", "over-expression")
 PERCENTILE = 99.0
@@ -56,11 +56,7 @@ class Perturber:
 
     def embeddings(self, counts: np.ndarray) -> np.ndarray:
         """Return the mean stream over valid genes at the layer, float32 (n, D): blocks 0..layer alone are run."""
-
-        def pool(tokens: Tokens) -> Tensor:
-            return embedding(self.model, self.model.stream(tokens, self.layer), tokens, self.read)
-
-        return self._run(counts, pool)
+        return self._run(counts, lambda tokens: pooled_stream(self.model, tokens, self.layer, self.read))
 
     def expression(self, counts: np.ndarray) -> np.ndarray:
         """Return the predicted log1p CP10K of the valid genes, float32 (n, G): the whole model is run."""

@@ -59,13 +59,16 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
         total = np.zeros(sae.n_features)
         with torch.no_grad():
             for inputs in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
-                own = None if inputs.mask is None else inputs.genes
-                batch = Batch(cached.model.stream(inputs, cached.layer), own)
-                codes = cached.encode(sae, batch, ids=tokens)
-                n_pooled = 1.0 if own is None else cached.weights(batch, cached.valid).sum(1).double()[:, None, None]
-                sizes = (codes.values.abs().double() / n_pooled).flatten().cpu().numpy()
+                if cached.genes is None:
+                    codes, n_pooled = sae.encode(cached.model.stream(inputs, cached.layer, read=tokens)), len(cached.valid)
+                    sizes = codes.values.abs().double().flatten().cpu().numpy()
+                else:
+                    batch = Batch(cached.model.stream(inputs, cached.layer), inputs.genes)
+                    codes, n_pooled = cached.encode(sae, batch, ids=tokens), 1  # each cell has a number of tokens of its own
+                    share = cached.weights(batch, cached.valid).sum(1).double()[:, None, None]
+                    sizes = (codes.values.abs().double() / share).flatten().cpu().numpy()
                 total += np.bincount(codes.indices.flatten().cpu().numpy(), sizes, sae.n_features)
-        return total / (len(cells) * (len(cached.valid) if cached.genes is None else 1))
+        return total / (len(cells) * n_pooled)
 
     path = stored(experiment, "diagnose-activation", settings, build)
     return np.asarray(np.percentile(np.load(path / "activity.npy"), percentile, axis=0))
