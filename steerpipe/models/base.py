@@ -6,7 +6,7 @@ their id, the position in `genes`; ids from G upwards are the model's other toke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -14,6 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+from ..errors import SteerError
 
 PAD = -1
 """Gene id of a token that is none."""
@@ -170,6 +172,19 @@ def embedding(model: CellModel, stream: Tensor, tokens: Tokens, read: Tensor) ->
     if tokens.genes.ndim == 1:
         return stream[:, read].float().mean(1)
     return mean_stream(stream.float(), gene_weights(tokens.genes, read, n_ids(model)))
+
+
+def require_genes(ids: Sequence[np.ndarray]) -> None:
+    """Refuse cells without a gene of the model's.
+
+    Raises
+    ------
+    SteerError
+        A cell has no count on the model's genes.
+    """
+    empty = sum(not len(some) for some in ids)
+    if empty:
+        raise SteerError(f"{empty} cells have no count on the model's genes; drop them before running.")
 
 
 def ragged(values: Iterable[np.ndarray], genes: Iterable[np.ndarray], device: torch.device) -> Tokens:

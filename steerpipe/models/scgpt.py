@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SteerError
-from .base import Output, Tokens, TokenSizes, by_gene, ragged
+from .base import Output, Tokens, TokenSizes, by_gene, ragged, require_genes
 
 MAX_VALUE = 512.0
 """A binned value is cut here before it is embedded."""
@@ -142,8 +141,7 @@ class Scgpt(nn.Module):
         """
         rows = sp.csr_matrix(counts)
         ids = self.gene_ids(rows)
-        if any(not len(some) for some in ids):
-            raise SteerError(
+        require_genes(ids)
                 f"{sum(not len(s) for s in ids)} cells have no count on the model's genes; drop them before running."
             )
         values = [
