@@ -94,8 +94,6 @@ class Geneformer(nn.Module):
         """
         ids = self.gene_ids(sp.csr_matrix(counts))
         require_genes(ids)
-                f"{sum(not len(s) for s in ids)} cells have no count on the model's genes; drop them before running."
-            )
         values = [1 - np.arange(len(some)) / len(some) for some in ids]
         if self.arch.special:
             G = len(self.genes)

@@ -142,8 +142,6 @@ class Scgpt(nn.Module):
         rows = sp.csr_matrix(counts)
         ids = self.gene_ids(rows)
         require_genes(ids)
-                f"{sum(not len(s) for s in ids)} cells have no count on the model's genes; drop them before running."
-            )
         values = [
             np.r_[self.arch.cls_value, binned(rows[i, some].toarray()[0], self.arch.n_bins)] for i, some in enumerate(ids)
         ]

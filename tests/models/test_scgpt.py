@@ -44,8 +44,7 @@ def counts():
 def test_bins_by_hand():
     # 5 bins: zero's, and four edges at the quantiles 0, 1/3, 2/3, 1 of (1, 2, 3, 4): 1, 2, 3, 4
     np.testing.assert_array_equal(binned(np.array([3.0, 1.0, 4.0, 2.0]), 5), [3, 1, 4, 2])
-    # ones are all of the edges 1 and 2 of (1, 1, 1, 4): between bins 1 and 2 above and 0 below, the middle is 1 of [0, 3]:
-    # edges 1, 1, 1, 4: a one lies left of none and right of three, 0 to 3, so 2; the four 3 to 4, so 4
+    # the edges of (1, 1, 1, 4) are 1, 1, 1, 4: a one may go to bins 1 to 3, and goes to 2; the four lies above three edges
     np.testing.assert_array_equal(binned(np.array([1.0, 1.0, 1.0, 4.0]), 5), [2, 2, 2, 4])
     # counts and their logarithm have the same bins
     x = np.random.default_rng(0).integers(1, 30, 200).astype(np.float64)
@@ -73,9 +72,8 @@ def plain_forward(state, rows, values, heads):
         return x @ W[f"{name}.weight"].T + W[f"{name}.bias"]
 
     def ln(r, name):
-        return (r - r.mean(-1, keepdims=True)) / np.sqrt(r.var(-1, keepdims=True) + 1e-5) * W[f"{name}.weight"] + W[
-            f"{name}.bias"
-        ]
+        centred = r - r.mean(-1, keepdims=True)
+        return centred / np.sqrt(r.var(-1, keepdims=True) + 1e-5) * W[f"{name}.weight"] + W[f"{name}.bias"]
 
     e = "value_encoder"
     value = linear(np.maximum(linear(np.minimum(values, 512)[:, None], f"{e}.linear1"), 0), f"{e}.linear2")
