@@ -151,7 +151,7 @@ def load_model(path: str | Path = "mini", revision: str | None = None) -> Model:
     Raises
     ------
     SteerError
-        No such folder or model, or its files are not AIDO.Cell's.
+        No such folder or model, or its files are of no kind of model that steer knows.
     """
     name = str(path)
     if revision is None and name in MODELS:

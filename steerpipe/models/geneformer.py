@@ -145,6 +145,8 @@ class Geneformer(nn.Module):
         if torch.is_grad_enabled():
             return Output(final, None)
         rows = self.rows[: len(self.genes)] if read is None else self.rows[read]
+        if not len(rows):
+            return Output(final, None)
         return Output(final, self._rank_scores(final, genes, rows))
 
     def _rank_scores(self, final: Tensor, genes: Tensor, rows: Tensor) -> Tensor:

@@ -239,9 +239,12 @@ class LatentFinalObjective(ModelObjective):
         def loss(seen: Tensor) -> Tensor:
             return (seen - goal).norm(dim=1) if match == "cell" else (seen - goal).square().sum(1)
 
-        readout = Readout(
-            cached.streams, cached.valid, lambda batch, output: cached.pool_final(batch, output.final.float()), loss
-        )
+        def observe(batch: Batch, output: Output) -> Tensor:
+            return cached.pool_final(batch, output.final.float())
+
+        # cells with tokens of their own return the streams of all of them, and no gene is to be predicted
+        read = cached.valid if cached.genes is None else cached.valid[:0]
+        readout = Readout(cached.streams, read, observe, loss)
         super().__init__(cached, cells, sae, [readout], mode=mode, batch_size=batch_size, match=match, floor=floor)
 
 
