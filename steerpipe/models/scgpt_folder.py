@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import cache
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def read_genes(folder: Path) -> tuple[str, ...]:
 
 def read_has_head(folder: Path) -> bool:
     """Return whether the checkpoint has the expression decoder."""
-    return HEAD in _state(folder / "best_model.pt")
+    return HEAD in _read_state(folder / "best_model.pt")
 
 
 def read_licence(folder: Path) -> str:
@@ -76,7 +76,7 @@ def load(folder: Path) -> Scgpt:
         A file is missing or broken, a setting is not supported, or keys and sizes do not fit.
     """
     sizes, rows, genes = read_sizes(folder), _vocabulary(folder), read_genes(folder)
-    state = _renamed(_state(folder / "best_model.pt"), folder)
+    state = _renamed(_read_state(folder / "best_model.pt"), folder)
     model = Scgpt(sizes, genes, np.array([*(rows[gene] for gene in genes), rows["<cls>"]]), head=HEAD in state)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
@@ -108,15 +108,10 @@ def _vocabulary(folder: Path) -> dict[str, int]:
     return found
 
 
-def _state(file: Path) -> dict[str, Tensor]:
-    return _read_state(file, file.stat().st_mtime_ns)
-
-
-@cache  # a stage asks several times
-def _read_state(file: Path, changed: int) -> dict[str, Tensor]:
-    """The tensors of a .pt, without running its pickle."""
+def _read_state(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .pt, without running its pickle; those of today's format stay on disk until they are used."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # pickle raises many types for a broken file
         raise SteerError(f"{file} cannot be read as weights ({type(error).__name__}); fetch the file again.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
