@@ -22,7 +22,7 @@ def test_tokens_of_other_weights_are_made_anew(tmp_path, monkeypatch):
 
 
 NAMES = (
-    *("annotate", "browse", "circuits", "extract", "fit", "manifold", "mini", "models"),
+    *("annotate", "browse", "circuits", "extract", "fit", "manifold", "mini", "models", "tiny_models"),
     *("sae.planted", "sae.settings", "sae.tokens"),
 )
 
