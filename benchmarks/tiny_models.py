@@ -3,7 +3,7 @@
     python -m benchmarks.tiny_models scGPT /tmp/tiny-scgpt --steps 600
 
 So that the pipeline can be seen on such a model that has learnt something, where the published weights cannot be had: masked
-values for scGPT (a third of a cell's bins), masked genes for Geneformer (15 %), on the cells that nothing is scored on. The last
+values for scGPT (a third of a cell's bins), masked genes for Geneformer (15 %), on cells that nothing is scored on. The last
 line is one JSON object: the loss on the test cells before and after, and that of what knows no cell.
 """
 
