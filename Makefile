@@ -114,6 +114,9 @@ bench-manifold: setup  ## are steered cells where real ones are? Remedies beside
 bench-circuits: setup  ## seconds a source feature on cached streams, beside a whole forward pass an ablation; same effects
 	$(BIN)/python -m benchmarks.circuits $(ARGS)
 
+bench-models: setup  ## scGPT and Geneformer at their real sizes, random weights, beside second implementations
+	$(BIN)/python -m benchmarks.models $(ARGS)
+
 go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
 	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)
 

@@ -60,7 +60,7 @@ def main() -> None:
     counts = load_cells(config, model.genes)
     rows = counts[np.sort(fit_and_test(counts.obs, config.dataset)[1][: words.cells])]
     batch = config.model.batch_size
-    streams = list(full_streams(model, rows, LAYERS, batch_size=batch))
+    streams = [some for _, some in full_streams(model, rows, LAYERS, batch_size=batch)]
     width = model.arch.hidden_size
     network = LayeredCells(
         model,
@@ -69,7 +69,7 @@ def main() -> None:
         torch.from_numpy(counts.valid),
         batch,
     )
-    values = list(model_inputs(model, rows, batch))
+    values = [tokens.values for tokens in model_inputs(model, rows, batch)]
     start = time.process_time()
     codes, clean = LayerCodes(network, LAYERS[0]), network.clean(LAYERS[0])
     once = time.process_time() - start

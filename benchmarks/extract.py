@@ -124,7 +124,7 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
     from steerpipe.models.aido_cell import AidoCell, ArchConfig
     from steerpipe.sae.model import TopKSAE
-    from steerpipe.steering.intervene import CachedCells
+    from steerpipe.steering.intervene import Batch, CachedCells
     from steerpipe.steering.objectives import ExpressionObjective
 
     torch.set_float32_matmul_precision("highest")  # the streams that are cached here, whatever ran before
@@ -137,7 +137,7 @@ def fit(options: argparse.Namespace) -> dict[str, Any]:
 
         def batches(self, cells, batch_size, streams=None):
             for start in range(0, len(cells), batch_size):
-                yield self.model.stream(self.values[cells[start : start + batch_size]], self.layer)
+                yield Batch(self.model.stream(self.values[cells[start : start + batch_size]], self.layer))
 
     torch.manual_seed(0)
     genes = options.fit_tokens - 2

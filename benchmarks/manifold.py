@@ -66,8 +66,8 @@ def floors(experiment: Experiment, percentile: float) -> torch.Tensor:
     cached, sae = experiment.cached, experiment.sae
     values, features = [], []
     with torch.no_grad():
-        for stream in cached.batches(experiment.fit_rows, 8):
-            codes = sae.encode(stream[:, cached.tokens])
+        for batch in cached.batches(experiment.fit_rows, 8):
+            codes = cached.encode(sae, batch)
             values.append(codes.values.abs().flatten().numpy())
             features.append(codes.indices.flatten().numpy())
     frame = pd.DataFrame({"value": np.concatenate(values), "feature": np.concatenate(features)})

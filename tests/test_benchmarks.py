@@ -21,7 +21,10 @@ def test_tokens_of_other_weights_are_made_anew(tmp_path, monkeypatch):
     assert not tokens.current(file)
 
 
-NAMES = ("annotate", "browse", "circuits", "extract", "fit", "manifold", "mini", "sae.planted", "sae.settings", "sae.tokens")
+NAMES = (
+    *("annotate", "browse", "circuits", "extract", "fit", "manifold", "mini", "models", "tiny_models"),
+    *("sae.planted", "sae.settings", "sae.tokens"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,8 @@ from steerpipe.errors import SteerError
 
 MANDATORY = {
     ("model", "local"): ["model.path=x"],
+    ("model", "scgpt"): ["model.path=x"],
+    ("model", "geneformer"): ["model.path=x"],
     ("dataset", "h5ad"): ["dataset.path=x"],
     ("sae", "file"): ["sae.path=x"],
     ("contrast", "labels"): ["contrast.source=a", "contrast.target=b"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OTHER = {"huggingface_hub"}
-"""transformers 4 needs a hub client older than ours."""
+OTHER = {"huggingface_hub", "tokenizers", "transformers"}
+"""The packages compared with need transformers 4, and that a hub client older than ours; Geneformer runs on transformers 5."""
 
 
 def pins(name):

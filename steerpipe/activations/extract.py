@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..device import mixed_precision
 from ..models.aido_cell import AidoCell
+from ..models.base import PAD, CellModel, Tokens
 from ..models.preprocess import model_input
 from ..progress import track
 from .shards import join_parts, layer_folder, save_array, save_part, write_index, write_shard
@@ -33,7 +34,7 @@ class Counts(Protocol):
 
 
 def extract(
-    model: AidoCell,
+    model: CellModel,
     counts: Counts,
     valid: np.ndarray,
     layers: Sequence[int],
@@ -86,7 +87,7 @@ def extract(
 
 
 def _extract_shard(
-    model: AidoCell,
+    model: CellModel,
     counts: Counts,
     cells: range,
     valid: np.ndarray,
@@ -104,12 +105,12 @@ def _extract_shard(
     columns: list[np.ndarray] = []
     steps = cell_streams(model, rows, valid, layers, batch_size=batch_size, subset=subset)
     for at, (there, streams) in enumerate(steps):
-        wanted = policy.columns(cells.start + at, rows[at, valid].toarray()[0])
-        where = np.searchsorted(there, wanted)  # with a subset only expressed genes have a stream
+        # with a subset, and in models whose cells have tokens of their own, not all genes have a stream
+        where = policy.columns(cells.start + at, rows[at, valid].toarray()[0][there])
         for layer, stream in streams.items():
             kept[layer].append(stream[where].cpu().numpy())
             means[layer].append(stream.mean(0).cpu().numpy())
-        columns.append(wanted)
+        columns.append(there[where])
     for layer in layers:
         write_shard(layer_folder(folder, layer), number, np.concatenate(kept[layer]), dtype)
     if policy.kind != "valid":
@@ -120,34 +121,55 @@ def _extract_shard(
 
 
 def cell_streams(
-    model: AidoCell, counts: sp.csr_matrix, valid: np.ndarray, layers: Sequence[int], *, batch_size: int, subset: bool = False
+    model: CellModel, counts: sp.csr_matrix, valid: np.ndarray, layers: Sequence[int], *, batch_size: int, subset: bool = False
 ) -> Iterator[tuple[np.ndarray, dict[int, Tensor]]]:
-    """Yield, cell by cell, (columns of `valid` that ran (n,), {layer: float32 stream (n, D) of those})."""
+    """Yield, cell by cell, (columns of `valid` that ran (n,), ascending, {layer: float32 stream (n, D) of those})."""
     if subset:
+        assert isinstance(model, AidoCell)
         for i in range(counts.shape[0]):
             there, streams = expressed_streams(model, counts[i : i + 1], valid, layers)
             yield there, {layer: stream[0, :-2].float() for layer, stream in streams.items()}
         return
+    if not model.arch.fixed:
+        yield from _own_tokens(model, counts, valid, layers, batch_size)
+        return
     read = torch.from_numpy(valid).to(_device(model))
-    for batch in full_streams(model, counts, layers, batch_size=batch_size, read=read):
+    for _, batch in full_streams(model, counts, layers, batch_size=batch_size, read=read):
         gene_streams = {layer: stream.float() for layer, stream in batch.items()}
         for i in range(len(next(iter(batch.values())))):
             yield np.arange(len(valid)), {layer: stream[i] for layer, stream in gene_streams.items()}
 
 
+def _own_tokens(
+    model: CellModel, counts: sp.csr_matrix, valid: np.ndarray, layers: Sequence[int], batch_size: int
+) -> Iterator[tuple[np.ndarray, dict[int, Tensor]]]:
+    """Yield what cell_streams does, of cells with tokens of their own: those of like length run together."""
+    order = np.argsort(np.diff(counts.indptr), kind="stable")
+    found: dict[int, tuple[np.ndarray, dict[int, Tensor]]] = {}
+    steps = full_streams(model, counts[order], layers, batch_size=batch_size)
+    for tokens, batch in steps:
+        for i, ids in enumerate(tokens.genes.cpu().numpy()):
+            at = np.flatnonzero((ids != PAD) & (ids < len(model.genes)))
+            at = at[np.argsort(ids[at])]
+            streams = {layer: stream[i, torch.from_numpy(at).to(stream.device)].float() for layer, stream in batch.items()}
+            found[int(order[len(found)])] = np.searchsorted(valid, ids[at]), streams
+    yield from (found[i] for i in range(counts.shape[0]))
+
+
 def full_streams(
-    model: AidoCell, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int, read: Tensor | None = None
-) -> Iterator[dict[int, Tensor]]:
-    """Yield {layer: residual stream (B, S, D)}, batch by batch: of every token, or of the positions `read` (R,) alone."""
-    for values in model_inputs(model, counts, batch_size):
-        with torch.no_grad(), mixed_precision(values.device):
-            yield model.streams(values, layers, read=read)
+    model: CellModel, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int, read: Tensor | None = None
+) -> Iterator[tuple[Tokens, dict[int, Tensor]]]:
+    """Yield (tokens, {layer: residual stream (B, S, D)}), batch by batch: of every token, or of the ids `read` (R,) alone."""
+    for tokens in model_inputs(model, counts, batch_size):
+        with torch.no_grad(), mixed_precision(tokens.device):
+            streams = model.streams(tokens, layers, read=read)
+        yield tokens, streams
 
 
-def model_inputs(model: AidoCell, counts: sp.csr_matrix, batch_size: int) -> Iterator[Tensor]:
-    """Yield the model's input values (B, S) on its device, batch by batch."""
+def model_inputs(model: CellModel, counts: sp.csr_matrix, batch_size: int) -> Iterator[Tokens]:
+    """Yield the model's tokens on its device, batch by batch."""
     for start in range(0, counts.shape[0], batch_size):
-        yield model_input(counts[start : start + batch_size], model.arch.depth).to(_device(model))
+        yield model.tokens(counts[start : start + batch_size])
 
 
 def expressed_streams(
@@ -175,7 +197,7 @@ class OnlineStreams(TokenSource):
 
     def __init__(
         self,
-        model: AidoCell,
+        model: CellModel,
         counts: Counts,
         valid: np.ndarray,
         layer: int,
@@ -189,12 +211,9 @@ class OnlineStreams(TokenSource):
         self.n_cells, self.n_genes, self.width = counts.shape[0], len(valid), model.arch.hidden_size
 
     def lengths(self, ids: np.ndarray) -> np.ndarray:
-        if self.policy.kind != "expressed":
-            return super().lengths(ids)
-        order = np.argsort(ids)
-        found = np.empty(len(ids), np.int64)
-        found[order] = (self.counts[ids[order]][:, self.valid] > 0).sum(1).A1  # counts alone: the model is not run
-        return found
+        if self.policy.kind == "expressed" or not self.model.arch.fixed:  # counts alone: the model is not run
+            return np.array([len(columns) for columns in self.columns(ids)], np.int64)
+        return super().lengths(ids)
 
     def cells(self, ids: np.ndarray) -> list[np.ndarray]:
         order = np.sort(ids)  # a file is read forwards
@@ -202,16 +221,21 @@ class OnlineStreams(TokenSource):
         steps = cell_streams(self.model, rows, self.valid, [self.layer], batch_size=self.batch_size, subset=self.subset)
         found = {}
         for at, (there, streams) in enumerate(steps):
-            wanted = self.policy.columns(int(order[at]), rows[at, self.valid].toarray()[0])
-            found[int(order[at])] = streams[self.layer][np.searchsorted(there, wanted)].cpu().numpy()
+            where = self.policy.columns(int(order[at]), rows[at, self.valid].toarray()[0][there])
+            found[int(order[at])] = streams[self.layer][where].cpu().numpy()
         return [found[int(i)] for i in ids]
 
     def columns(self, ids: np.ndarray) -> list[np.ndarray]:
         order = np.sort(ids)
-        counts = self.counts[order][:, self.valid]
-        found = {int(i): self.policy.columns(int(i), counts[at].toarray()[0]) for at, i in enumerate(order)}
+        rows = self.counts[order]
+        counts, own = rows[:, self.valid], self.model.gene_ids(rows)
+        found = {}
+        for at, i in enumerate(order):
+            there = np.arange(len(self.valid)) if own is None else np.searchsorted(self.valid, np.sort(own[at]))
+            found[int(i)] = there[self.policy.columns(int(i), counts[at].toarray()[0][there])]
         return [found[int(i)] for i in ids]
 
 
-def _device(model: AidoCell) -> torch.device:
-    return next(model.parameters()).device
+def _device(model: CellModel) -> torch.device:
+    device: torch.device = next(model.parameters()).device
+    return device

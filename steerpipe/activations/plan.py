@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from ..device import mixed_precision
 from ..errors import SteerError
 from ..models.aido_cell import ArchConfig, Block
+from ..models.base import Sizes
 from .shards import BYTES
 from .tokens import TokenPolicy
 
@@ -26,7 +28,7 @@ class PlannedBlock(NamedTuple):
     above : blocks above the steered layer
     """
 
-    arch: ArchConfig
+    arch: Sizes
     genes: tuple[str, ...]
     seconds: float
     above: int
@@ -75,7 +77,7 @@ class Plan:
 
 
 def make_plan(
-    arch: ArchConfig,
+    arch: Sizes,
     n_cells: int,
     n_valid: int,
     layers: list[int],
@@ -106,21 +108,26 @@ def make_plan(
         bytes=n_cells * per_cell * arch.hidden_size * BYTES[dtype] * len(layers),
         flops=n_cells * forward_flops(arch, S, blocks),
         seconds=seconds,
-        source_bytes=(arch.max_position_embeddings + 2) * arch.hidden_size * 4,
+        source_bytes=(S if not arch.fixed else arch.max_position_embeddings + 2) * arch.hidden_size * 4,
     )
 
 
-def forward_flops(arch: ArchConfig, n_tokens: int, n_blocks: int) -> float:
-    """FLOP of one cell: n_blocks * (2 S (4 D^2 + 3 D I) + 4 S^2 D) + the embedding's 2 S (100 + 100^2 + 100 D)."""
+def forward_flops(arch: Sizes, n_tokens: int, n_blocks: int) -> float:
+    """FLOP of one cell: n_blocks * (2 S (4 D^2 + M D I) + 4 S^2 D) + the embedding's.
+
+    M is 3 for AIDO.Cell's gated MLP, whose embedding costs 2 S (100 + 100^2 + 100 D); else M is 2, and the embedding's 2 S D^2
+    are at the most.
+    """
     S, D, inner = n_tokens, arch.hidden_size, arch.intermediate_size
-    block = 2 * S * (4 * D * D + 3 * D * inner) + 4 * S * S * D
-    return float(n_blocks * block + 2 * S * (100 + 100 * 100 + 100 * D))
+    ours = isinstance(arch, ArchConfig)
+    block = 2 * S * (4 * D * D + (3 if ours else 2) * D * inner) + 4 * S * S * D
+    return float(n_blocks * block + 2 * S * (100 + 100 * 100 + 100 * D if ours else D * D))
 
 
-def time_block(arch: ArchConfig, n_tokens: int, device: torch.device) -> float:
+def time_block(arch: Sizes, n_tokens: int, device: torch.device) -> float:
     """Return the seconds that one block with random weights takes for one cell (at the most 4,096 tokens are timed)."""
     timed = min(n_tokens, 4096)
-    block = Block(arch).to(device).eval()
+    block = _block(arch).to(device).eval()
     x = torch.randn(1, timed, arch.hidden_size, device=device)
     best = float("inf")
     with torch.no_grad(), mixed_precision(device):
@@ -129,6 +136,13 @@ def time_block(arch: ArchConfig, n_tokens: int, device: torch.device) -> float:
             block(x).sum().item()  # a GPU answers only when it is done
             best = min(best, time.perf_counter() - start)
     return best * forward_flops(arch, n_tokens, 1) / forward_flops(arch, timed, 1)
+
+
+def _block(arch: Sizes) -> nn.Module:
+    """A block of random weights: AIDO.Cell's, or one of BERT's shape, as of every other model here."""
+    if isinstance(arch, ArchConfig):
+        return Block(arch)
+    return nn.TransformerEncoderLayer(arch.hidden_size, arch.num_attention_heads, arch.intermediate_size, batch_first=True)
 
 
 def check_disk(plan: Plan, folder: Path) -> None:

@@ -17,7 +17,7 @@ from ..config import EMBEDDED, ContrastConfig, LambdaConfig, ObjectiveConfig
 from ..errors import SteerError
 from ..evaluate.recruitment import recruited
 from ..models import checkpoints
-from ..models.aido_cell import AidoCell, ArchConfig
+from ..models.base import CellModel, Sizes
 from ..past import Past, resolve_run
 from ..sae.io import import_sae, sae_files, save_sae
 from ..sae.model import TopKSAE
@@ -42,13 +42,13 @@ class Model:
 
     path: str
     revision: str | None
-    arch: ArchConfig = field(repr=False)
+    arch: Sizes = field(repr=False)
     genes: tuple[str, ...] = field(repr=False)
     has_head: bool
     licence: str
 
     @cached_property
-    def network(self) -> AidoCell:
+    def network(self) -> CellModel:
         """The torch module, frozen, float32, on the CPU; read when it is asked for. Steps load their own onto their device."""
         return checkpoints.load_model(self.path, self.revision)
 
@@ -151,7 +151,7 @@ def load_model(path: str | Path = "mini", revision: str | None = None) -> Model:
     Raises
     ------
     SteerError
-        No such folder or model, or its files are not AIDO.Cell's.
+        No such folder or model, or its files are of no kind of model that steer knows.
     """
     name = str(path)
     if revision is None and name in MODELS:

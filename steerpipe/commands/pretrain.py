@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pandas as pd
 
-from ..models.checkpoints import load_model, provenance
+from ..models.checkpoints import load_aido, provenance
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.pretrained import own_cells, score_model, trained, training_counts
 from ..run import Run
@@ -22,7 +22,7 @@ def main(pipeline: Pipeline, run: Run) -> None:
     rows = [json.loads(line) for line in (artefact.path / "curve.jsonl").read_text().splitlines()]
     run.curve(rows)
     run.metrics({f"pretrain/{k}": v for k, v in rows[-1].items()})
-    model = load_model(artefact.path)
+    model = load_aido(artefact.path)
     train = training_counts(pipeline.config, model.genes)
     tables = score_model(model, pipeline.config, train, max_cells=150)
     for what, table in tables.items():

@@ -57,11 +57,14 @@ def gene_activity(
     number[torch.from_numpy(np.asarray(features)).to(cached.device)] = torch.arange(len(features), device=cached.device)
     n_genes = len(cached.valid)
     total = torch.zeros(len(features) * n_genes, dtype=torch.float64, device=cached.device)
-    gene = torch.arange(n_genes, device=cached.device)[:, None]
+    column = torch.zeros(int(cached.valid.max()) + 1, dtype=torch.int64, device=cached.device)
+    column[cached.valid] = torch.arange(n_genes, device=cached.device)
     with torch.no_grad():
-        for stream in cached.batches(cells, batch_size):
-            codes = sae.encode(stream[:, cached.valid])
-            row = number[codes.indices]
+        for batch in cached.batches(cells, batch_size):
+            codes = cached.encode(sae, batch, ids=cached.valid)
+            ids = cached.valid if batch.genes is None else torch.where(torch.isin(batch.genes, cached.valid), batch.genes, 0)
+            gene = column[ids][..., None]
+            row = torch.where(codes.values != 0, number[codes.indices], -1)
             where = (row * n_genes + gene)[row >= 0]
             total.index_add_(0, where, codes.values[row >= 0].abs().double())
     return np.asarray(total.reshape(len(features), n_genes).cpu().numpy() / max(len(cells), 1))

@@ -9,37 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .preprocess import DepthRule
+from .base import Output, Sizes, Tokens
+from .preprocess import DepthRule, model_input
 
 BINS = 100
 LN_EPS = 1e-5
 
 
 @dataclass(frozen=True)
-class ArchConfig:
+class ArchConfig(Sizes):
     """The sizes of one AIDO.Cell network."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
     add_linear_bias: bool = False
     bin_alpha: float = 1.0
     depth: DepthRule = field(default_factory=DepthRule)
-
-
-class Output(NamedTuple):
-    """final: (B, R, D) stream after the final LayerNorm; expression: (B, R) predicted log1p CP10K, None without a head."""
-
-    final: Tensor
-    expression: Tensor | None
 
 
 class GeneEmbedding(nn.Module):
@@ -114,6 +105,8 @@ class AidoCell(nn.Module):
     head : whether there is an output head (an encoder-only checkpoint has none)
     """
 
+    n_other = 2
+
     def __init__(self, arch: ArchConfig, genes: Iterable[str], *, head: bool = True) -> None:
         super().__init__()
         self.arch, self.genes = arch, tuple(genes)
@@ -131,6 +124,7 @@ class AidoCell(nn.Module):
             }
         )
         self.has_head = head
+        self.predicts = "log1p CP10K" if head else None
         if head:
             transform = nn.ModuleDict({"dense": nn.Linear(D, D), "LayerNorm": nn.LayerNorm(D, eps=LN_EPS)})
             self.cls: Any = nn.ModuleDict({"predictions": nn.ModuleDict({"transform": transform, "decoder": nn.Linear(D, 1)})})
@@ -151,6 +145,15 @@ class AidoCell(nn.Module):
     def n_genes(self) -> int:
         return len(self.genes)
 
+    def tokens(self, counts: sp.spmatrix | np.ndarray) -> Tokens:
+        """Return log1p CP10K of raw counts (B, G) and the two depth tokens: the same tokens in every cell."""
+        device = self.positions.device
+        return Tokens(model_input(counts, self.arch.depth).to(device), torch.arange(self.n_genes + 2, device=device))
+
+    def gene_ids(self, counts: sp.csr_matrix) -> list[np.ndarray] | None:
+        """Return None: every cell has a token of every gene."""
+        return None
+
     def embed(self, values: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Return the stream before block 0.
 
@@ -165,7 +168,12 @@ class AidoCell(nn.Module):
             return e + (positions[: values.shape[1]] if position_ids is None else positions[position_ids])
 
     def streams(
-        self, values: Tensor, layers: Iterable[int], position_ids: Tensor | None = None, *, read: Tensor | None = None
+        self,
+        values: Tensor | Tokens,
+        layers: Iterable[int],
+        position_ids: Tensor | None = None,
+        *,
+        read: Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Return {layer: (B, S, D)} in one pass that stops at the highest layer asked for.
 
@@ -178,7 +186,7 @@ class AidoCell(nn.Module):
         def kept(r: Tensor) -> Tensor:
             return r if read is None else r[:, read]
 
-        r = self.embed(values, position_ids)
+        r = self.embed(values.values if isinstance(values, Tokens) else values, position_ids)
         found = {-1: kept(r)} if -1 in wanted else {}
         for i, block in enumerate(self.blocks[: top + 1]):
             r = block(r, read if i == top else None)
@@ -186,17 +194,19 @@ class AidoCell(nn.Module):
                 found[i] = r if i == top else kept(r)
         return found
 
-    def stream(self, values: Tensor, layer: int, position_ids: Tensor | None = None, *, read: Tensor | None = None) -> Tensor:
+    def stream(
+        self, values: Tensor | Tokens, layer: int, position_ids: Tensor | None = None, *, read: Tensor | None = None
+    ) -> Tensor:
         """Return the residual stream (B, S, D) after block `layer`, or (B, R, D) of the positions `read` alone."""
         return self.streams(values, [layer], position_ids, read=read)[layer]
 
-    def advance(self, stream: Tensor, layer: int, to: int) -> Tensor:
+    def advance(self, stream: Tensor, layer: int, to: int, genes: Tensor | None = None) -> Tensor:
         """Run blocks layer+1..to on the stream (B, S, D) after block `layer`; the stream itself where there is none."""
         for block in self.blocks[layer + 1 : to + 1]:
             stream = block(stream)
         return stream
 
-    def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None) -> Output:
+    def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None, genes: Tensor | None = None) -> Output:
         """Run blocks layer+1.. and the head on a stream, so that steering never re-runs the lower blocks.
 
         Parameters
@@ -204,6 +214,7 @@ class AidoCell(nn.Module):
         layer : the layer whose output `stream` is
         stream : (B, S, D), every token of the cell
         read : int64 (R,), the positions to return; the last block's queries, MLP and the head run on these alone
+        genes : for other models; here every cell has the same tokens
         """
         above = self.blocks[layer + 1 :]
         for i, block in enumerate(above):

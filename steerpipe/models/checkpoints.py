@@ -21,7 +21,9 @@ from ..data.genes import gene_list
 from ..digest import file_digest
 from ..errors import SteerError
 from .aido_cell import LN_EPS, AidoCell, ArchConfig
+from .base import CellModel, Sizes
 from .hub import WEIGHTS, commit_of, fetch, is_hub_id
+from .kinds import other_kind
 from .preprocess import MASK, DepthRule
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,8 @@ FIXED: dict[str, Any] = {
 """What every released AIDO.Cell has in config.json; the network here knows nothing else."""
 
 
-def load_model(path: str | Path, revision: str | None = None, *, device: str | torch.device = "cpu") -> AidoCell:
-    """Load a model from a folder with config.json and model.safetensors or pytorch_model.bin, or from the hub.
+def load_model(path: str | Path, revision: str | None = None, *, device: str | torch.device = "cpu") -> CellModel:
+    """Load a model of any kind (models.kinds) from its folder, or an AIDO.Cell from the hub; frozen, float32.
 
     `genes.txt` beside them names the genes of positions 0..G-1; without it the 19,264-gene list is taken. A file of the
     encoder alone gives a model without an output head.
@@ -68,10 +70,21 @@ def load_model(path: str | Path, revision: str | None = None, *, device: str | t
         A file is missing, an option is not AIDO.Cell's, or keys and sizes do not fit.
     """
     folder = model_folder(path, revision)
-    arch = read_config(folder)
+    if (kind := other_kind(folder)) is not None:
+        return kind.load(folder).to(device)
+    return _load_aido(folder, device)
+
+
+def load_aido(path: str | Path, *, device: str | torch.device = "cpu") -> AidoCell:
+    """Load an AIDO.Cell from a folder: what `steer pretrain` starts from and makes."""
+    return _load_aido(model_folder(path), device)
+
+
+def _load_aido(folder: Path, device: str | torch.device) -> AidoCell:
+    arch = _read_arch(folder)
     state = normalise_keys(_read_state(folder))
     _check_sizes(state, arch, folder)
-    genes = model_genes(path, revision)
+    genes = _genes(folder)
     if len(genes) != arch.max_position_embeddings:
         raise SteerError(
             f"{folder} has {len(genes)} genes for {arch.max_position_embeddings} positions; add a genes.txt that fits."
@@ -84,7 +97,13 @@ def load_model(path: str | Path, revision: str | None = None, *, device: str | t
 
 def model_genes(path: str | Path, revision: str | None = None) -> tuple[str, ...]:
     """Return the genes of a model's positions without reading its weights."""
-    file = model_folder(path, revision) / "genes.txt"
+    folder = model_folder(path, revision)
+    kind = other_kind(folder)
+    return _genes(folder) if kind is None else kind.read_genes(folder)
+
+
+def _genes(folder: Path) -> tuple[str, ...]:
+    file = folder / "genes.txt"
     return tuple(file.read_text().split()) if file.is_file() else gene_list()
 
 
@@ -98,16 +117,19 @@ def model_folder(path: str | Path, revision: str | None = None) -> Path:
 def model_digest(path: str | Path, revision: str | None = None) -> str:
     """Return a digest of a model's weights and settings: its part of an artefact's key."""
     folder = model_folder(path, revision)
-    names = ("config.json", "genes.txt", *WEIGHTS)
+    kind = other_kind(folder)
+    names = ("config.json", "genes.txt", *WEIGHTS) if kind is None else kind.FILES
     return "-".join(file_digest(folder / name) for name in names if (folder / name).is_file())
 
 
 def provenance(path: str | Path, revision: str | None = None) -> dict[str, str | None]:
     """Return where a model comes from and its licence: path, revision as asked for, commit as found, licence.
 
-    A model made by steerpipe names its licence in config.json; any other checkpoint is taken to be AIDO.Cell's.
+    A model made by steerpipe names its licence in config.json; any other checkpoint of its kind is taken to be AIDO.Cell's.
     """
     folder = model_folder(path, revision)
+    if (kind := other_kind(folder)) is not None:
+        return {"model": str(path), "revision": None, "commit": commit_of(folder), "licence": kind.read_licence(folder)}
     asked = (revision or "main") if is_hub_id(path) and folder.parent != PACKAGED else None
     licence = OWN_LICENCE if folder.parent == PACKAGED else _settings(folder).get("licence", LICENCE)
     return {"model": str(path), "revision": asked, "commit": commit_of(folder), "licence": str(licence)}
@@ -115,6 +137,8 @@ def provenance(path: str | Path, revision: str | None = None) -> dict[str, str |
 
 def has_head(folder: Path) -> bool:
     """Return whether a folder's weights include the output head, from the file's index alone."""
+    if (kind := other_kind(folder)) is not None:
+        return kind.read_has_head(folder)
     found = _weights_file(folder)
     if found.suffix != ".safetensors":
         return HEAD in _load_bin(found)
@@ -131,8 +155,13 @@ def released_arch(path: str | Path) -> ArchConfig | None:
     return None if sizes is None else ArchConfig(*sizes, max_position_embeddings=len(gene_list()))
 
 
-def read_config(folder: Path) -> ArchConfig:
-    """Read a model folder's config.json."""
+def read_config(folder: Path) -> Sizes:
+    """Return the sizes of a model of any kind."""
+    kind = other_kind(folder)
+    return _read_arch(folder) if kind is None else kind.read_sizes(folder)
+
+
+def _read_arch(folder: Path) -> ArchConfig:
     return read_arch(_settings(folder), folder)
 
 

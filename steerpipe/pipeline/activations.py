@@ -27,7 +27,8 @@ from ..data.split import fit_and_test
 from ..device import pick_device
 from ..digest import file_digest
 from ..errors import SteerError
-from ..models.aido_cell import AidoCell, ArchConfig
+from ..models.aido_cell import AidoCell
+from ..models.base import CellModel, Sizes
 from ..models.checkpoints import load_model, model_digest, model_folder, model_genes, provenance, read_config, released_arch
 from .artefact import Artefact, built, shared
 from .checkpoint import introduce
@@ -82,11 +83,13 @@ class Activations:
         return self.fit[:: max(1, len(self.fit) // len(self.test))] if len(self.test) else self.fit
 
 
-def load_steered_model(config: Config) -> AidoCell:
+def load_steered_model(config: Config) -> CellModel:
     """Load the configured model onto the configured device."""
     device = pick_device(config.device, config.extract.part)
     model = load_model(config.model.path, config.model.revision, device=device)
     if config.model.depth_target is not None:
+        if not isinstance(model, AidoCell):
+            raise SteerError(f"{config.model.path} has no depth tokens: take model.depth_target=null.")
         depth = replace(model.arch.depth, goal=config.model.depth_target)
         model.arch = replace(model.arch, depth=depth)
     return model
@@ -200,9 +203,11 @@ def _plan(config: Config, cells: CellSource, **options: Any) -> Plan:
     arch = _arch(config)
     policy = _policy(config, arch, cells.shape[0], len(cells.valid))
     subset = None
-    if config.model.tokens == "expressed":
+    if config.model.tokens == "expressed" or not arch.fixed:
         some = cells[: min(512, cells.shape[0])]
         subset = int(np.ceil((some[:, cells.valid] > 0).sum() / some.shape[0]))
+        if not arch.fixed:
+            subset = min(subset, arch.max_position_embeddings)
     layers, dtype = stored_layers(config), config.extract.dtype
     return make_plan(arch, cells.shape[0], len(cells.valid), layers, policy, dtype, subset_tokens=subset, **options)
 
@@ -265,12 +270,22 @@ def _online(config: Config) -> OnlineStreams:
     return OnlineStreams(model, cells, cells.valid, layer_index(config), policy, **options)
 
 
-def _policy(config: Config, arch: ArchConfig, n_cells: int, n_valid: int) -> TokenPolicy:
+def _policy(config: Config, arch: Sizes, n_cells: int, n_valid: int) -> TokenPolicy:
     wanted, seed = config.extract.tokens, config.extract.seed
+    if not arch.fixed:
+        n_valid = min(n_valid, arch.max_position_embeddings)
+        if config.model.tokens == "expressed":
+            raise SteerError(f"{config.model.path} reads a cell's expressed genes as it was trained: take model.tokens=all.")
     if config.model.tokens == "expressed":
         if wanted in ("valid", "sample"):
             raise SteerError(f"extract.tokens={wanted} needs tokens that model.tokens=expressed never runs; use expressed.")
         return TokenPolicy("expressed", seed=seed)
+    if not arch.fixed and wanted in ("auto", "valid", "expressed"):
+        # all of a cell's tokens are of expressed genes
+        token = arch.hidden_size * BYTES[config.extract.dtype] * len(stored_layers(config))
+        budget = config.extract.max_bytes if wanted == "auto" else float("inf")
+        policy = affordable_policy(n_cells, n_valid, token, budget, seed=seed)
+        return policy if policy.kind == "sample" else TokenPolicy("expressed", seed=seed)
     if wanted == "auto":
         token = arch.hidden_size * BYTES[config.extract.dtype] * len(stored_layers(config))
         return affordable_policy(n_cells, n_valid, token, config.extract.max_bytes, seed=seed)
@@ -305,7 +320,7 @@ def _key(config: Config, digest: str) -> dict[str, Any]:
     return {"version": VERSION, "reads": settings, "inputs": inputs}
 
 
-def _arch(config: Config) -> ArchConfig:
+def _arch(config: Config) -> Sizes:
     """The model's sizes; those of released checkpoints are known, so that a plan fetches nothing."""
     return released_arch(config.model.path) or read_config(model_folder(config.model.path, config.model.revision))
 

@@ -7,6 +7,8 @@ import pandas as pd
 import torch
 
 from ..activations.extract import expressed_streams, full_streams
+from ..errors import SteerError
+from ..models.aido_cell import AidoCell
 from ..progress import track
 from .activations import layer_index, load_cells, load_steered_model
 from .context import Context
@@ -22,6 +24,8 @@ def deviations(context: Context) -> pd.DataFrame:
     """
     config = context.config
     model = load_steered_model(config)
+    if not isinstance(model, AidoCell):
+        raise SteerError(f"{config.model.path} runs a cell's expressed genes as it was trained: there is nothing to check.")
     cells, layer = load_cells(config, model.genes), layer_index(config)
     n = min(config.extract.check_cells, cells.shape[0])
     chosen = np.sort(np.random.default_rng(config.seed).choice(cells.shape[0], n, replace=False))
@@ -30,7 +34,7 @@ def deviations(context: Context) -> pd.DataFrame:
         counts = cells[cell : cell + 1]
         there, streams = expressed_streams(model, counts, cells.valid, [layer])
         approximate = streams[layer]
-        exact = next(full_streams(model, counts, [layer], batch_size=1))[layer]
+        exact = next(full_streams(model, counts, [layer], batch_size=1))[1][layer]
         read = torch.from_numpy(cells.valid[there]).to(exact.device)
         a, b = approximate[0, :-2].float(), exact[0, read].float()
         embeddings.append(b.mean(0))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..config import EMBEDDED, Config
+from ..config import EMBEDDED, Config, ModelConfig
 from ..errors import SteerError
-from ..models.checkpoints import has_head, model_folder, provenance
+from ..models.checkpoints import has_head, model_folder, provenance, read_config, released_arch
 from .context import Context
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def introduce(context: Context, digest: str) -> None:
     if model.path in EMBEDDED or "licence" in notes:
         return
     notes["licence"] = {**provenance(model.path, model.revision), "digest": digest}
-    if not has_head(model_folder(model.path, model.revision)):
+    folder = model_folder(model.path, model.revision)
+    if not has_head(folder):
         log.info("%s has no output head: latent objectives only.", model.path)
     if _first_time(context.store.root, digest, model.path):
         log.info("licence of %s: %s", model.path, notes["licence"]["licence"])
@@ -47,6 +48,32 @@ def require_head(config: Config, objectives: Sequence[str], repair: str) -> None
     needing = [name for name in objectives if name in ("expression", "mixed", "program")]
     if needing and not has_head(model_folder(config.model.path, config.model.revision)):
         raise SteerError(f"{config.model.path} has no output head, so objective '{needing[0]}' is impossible; add {repair}")
+
+
+def check_tokens(config: Config) -> None:
+    """Refuse what needs one token of every gene in every cell, for a model whose cells have tokens of their own."""
+    model, objective = config.model, config.objective
+    if _is_fixed(model):
+        return
+    what = f"{model.path} reads the genes that a cell expresses, so that"
+    if model.readout != "reconstruction":
+        raise SteerError(f"{what} model.readout={model.readout} is not to be had: take model.readout=reconstruction.")
+    if config.sae.centre != "none":
+        raise SteerError(f"{what} sae.centre={config.sae.centre} has no place: take sae.centre=none.")
+    if not isinstance(objective.tokens, str) and objective.mode != "multiply":
+        raise SteerError(f"{what} objective.mode={objective.mode} at a list of genes differs from cell to cell: take multiply.")
+
+
+def require_fixed(config: Config, command: str) -> None:
+    """Refuse a command that reads every gene at its own place, for a model whose cells have tokens of their own."""
+    if not _is_fixed(config.model):
+        raise SteerError(
+            f"{command} needs a token of every gene in every cell, and those of {config.model.path} have their own."
+        )
+
+
+def _is_fixed(model: ModelConfig) -> bool:
+    return released_arch(model.path) is not None or read_config(model_folder(model.path, model.revision)).fixed
 
 
 def _first_time(root: Path, digest: str, name: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from ..data.contrast import Split, split_contrast
 from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
+from ..models.base import n_ids
 from ..sae.model import TopKSAE
 from ..steering.contrast_streams import CellRows, CellStates, load_masked, readout_key, run_contrast
 from ..steering.intervene import CachedCells
@@ -22,6 +23,7 @@ from ..steering.pooled import pooled_codes
 from .activations import Activations, activations, layer_index, load_cells, load_steered_model
 from .annotation import Annotated, annotation
 from .artefact import Artefact, built
+from .checkpoint import check_tokens
 from .context import Context
 from .dictionary import Dictionary, check_dictionary, dictionary, gene_centred
 from .recurrence import feature_stability
@@ -70,7 +72,7 @@ class Experiment:
     @cached_property
     def sae(self) -> TopKSAE:
         """The SAE of the steered tokens; that of all valid genes' is `dictionary.sae`."""
-        return self.dictionary.sae.at(self.cached.columns)
+        return self.cached.sae_of(self.dictionary.sae)
 
     @cached_property
     def stability(self) -> tuple[Artefact, pd.DataFrame]:
@@ -159,6 +161,7 @@ def prepare(context: Context, *, scored: bool = False) -> Experiment:
         msg = "steering reads genes that are not expressed too: use model.tokens=all (expressed is for extract and train-sae)."
         raise SteerError(msg)
     check_dictionary(config)
+    check_tokens(config)
     if config.objective.tokens == "all" and gene_centred(config):
         msg = "a gene-centred SAE has means of the dataset's genes alone: take objective.tokens=genes, or sae.centre=none."
         raise SteerError(msg)
@@ -186,14 +189,15 @@ def prepare(context: Context, *, scored: bool = False) -> Experiment:
     position = {gene: i for i, gene in enumerate(model.genes)}
     valid = torch.tensor([position[gene] for gene in source.genes], device=device)
     sae = trained.sae.to(device)
-    steered = steered_tokens(config.objective.tokens, source.genes, valid, model.n_genes + 2)
+    steered = steered_tokens(config.objective.tokens, source.genes, valid, n_ids(model))
+    ids = streams.path / "token_genes.npy"
     arrays = np.load(streams.path / "streams.npy", mmap_mode="r"), valid, load_masked(streams.path), steered
-    cached = CachedCells(model, layer, *arrays)
+    cached = CachedCells(model, layer, *arrays, genes=np.load(ids, mmap_mode="r") if ids.is_file() else None)
 
     def pool(folder: Path) -> None:
         # held-out cells in batches of their own: rounding depends on what else is in a batch
         rows = np.split(np.arange(len(split.streamed)), [len(split.source_fit) + len(split.target_fit)])
-        parts = [pooled_codes(cached, sae.at(cached.columns), some, batch_size=config.model.batch_size) for some in rows]
+        parts = [pooled_codes(cached, cached.sae_of(sae), some, batch_size=config.model.batch_size) for some in rows]
         for name, codes in zip(("zbar", "activity"), zip(*parts, strict=True), strict=True):
             np.save(folder / f"{name}.npy", np.concatenate(codes))
 
@@ -219,12 +223,12 @@ def prepare(context: Context, *, scored: bool = False) -> Experiment:
     )
 
 
-def steered_tokens(tokens: str | list[str], genes: list[str], valid: torch.Tensor, n_positions: int) -> torch.Tensor | None:
-    """Return the positions (T,) of `objective.tokens`; None for the valid genes, whose positions are `valid`."""
+def steered_tokens(tokens: str | list[str], genes: list[str], valid: torch.Tensor, n_tokens: int) -> torch.Tensor | None:
+    """Return the ids (T,) of `objective.tokens`; None for the valid genes, whose ids are `valid`."""
     if tokens == "genes":
         return None
     if tokens == "all":
-        return torch.arange(n_positions, device=valid.device)
+        return torch.arange(n_tokens, device=valid.device)
     column = {gene: i for i, gene in enumerate(genes)}
     for gene in tokens:
         if gene not in column:

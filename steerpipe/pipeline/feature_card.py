@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..activations.extract import full_streams
 from ..interpret.dose import Dose, dose_response, matched_features, symmetry
-from ..steering.intervene import CachedCells
+from ..steering.contrast_streams import cache_cells
 from ..steering.pooled import pooled_codes
 from .activations import layer_index, load_cells, load_steered_model
 from .annotation import Annotated, Inputs
@@ -49,7 +48,7 @@ def steer(context: Context, given: Inputs, found: Annotated, number: int) -> Ste
     """Return the dose response of the feature in the type where it fires most; None for a model without an output head."""
     config = context.config
     model = load_steered_model(config)
-    if not model.has_head:
+    if model.predicts is None:
         log.info("this checkpoint has no output head: no dose response")
         return None
     rng = np.random.default_rng([config.feature.seed, 31])
@@ -61,9 +60,8 @@ def steer(context: Context, given: Inputs, found: Annotated, number: int) -> Ste
     layer, batch = layer_index(config), config.model.batch_size
     counts = load_cells(config, model.genes)
     device = next(model.parameters()).device
-    streams = [out[layer].float().cpu() for out in full_streams(model, counts[cells], [layer], batch_size=batch)]
     valid = torch.from_numpy(counts.valid).to(device)
-    cached = CachedCells(model, layer, torch.cat(streams).numpy(), valid)
+    cached = cache_cells(model, counts[cells], layer, valid, batch_size=batch)
     sae = given.dictionary.sae.to(device)
     activity = pooled_codes(cached, sae, np.arange(len(cached)), batch_size=batch)[1].mean(0)
     dose = dose_response(

@@ -18,7 +18,7 @@ from ..data.genes import align, gene_list
 from ..data.split import fit_and_test
 from ..digest import file_digest
 from ..models.aido_cell import AidoCell, ArchConfig
-from ..models.checkpoints import OWN_LICENCE, load_model, model_digest, provenance, save_model
+from ..models.checkpoints import OWN_LICENCE, load_aido, model_digest, provenance, save_model
 from ..models.preprocess import DepthRule
 from ..pretraining.panel import build_panel, whole_panel
 from ..pretraining.score import Profiles, identity_table, masked_table
@@ -117,7 +117,7 @@ def trained(context: Context) -> Artefact:
                 panel = build_panel(adata[cells].copy(), required, size=config.panel_size)
             model = AidoCell(ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD)), panel)
         else:
-            model = load_model(config.start)
+            model = load_aido(config.start)
         counts = _counts_over(adata, cells, model.genes)
         with progress() as bar:
             task = add_task(bar, "pretrain", config.total_steps)

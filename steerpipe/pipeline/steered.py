@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..activations.extract import full_streams
 from ..config import Config
+from ..models.base import n_ids
 from ..progress import track
 from ..sae.centred import for_genes
 from ..sae.model import TopKSAE
+from ..steering.contrast_streams import cache_cells
 from ..steering.intervene import CachedCells, Edit, State, recipe_edit, run_edit
 from .activations import layer_index, load_cells, load_steered_model
+from .checkpoint import check_tokens
 from .context import Context
 from .experiment import steered_tokens
 
@@ -41,20 +43,20 @@ def steered(context: Context, sae: TopKSAE, theta: np.ndarray) -> Steered:
     genes = [model.genes[i] for i in cells.valid]
     device = next(model.parameters()).device
     valid = torch.from_numpy(cells.valid).to(device)
-    tokens = steered_tokens(config.objective.tokens, genes, valid, model.n_genes + 2)
+    check_tokens(config)
+    tokens = steered_tokens(config.objective.tokens, genes, valid, n_ids(model))
     edit = _edit_of(config, for_genes(sae, genes, "given").to(device), theta)
     found: list[tuple[State, State]] = []
     starts = range(0, cells.shape[0], CHUNK)
     for start in track(starts, "steer", len(starts)):
         batch = config.model.batch_size
-        streams = [s[layer] for s in full_streams(model, cells[start : start + CHUNK], [layer], batch_size=batch)]
-        cached = CachedCells(model, layer, torch.cat(streams).float().cpu().numpy(), valid, steered=tokens)
+        cached = cache_cells(model, cells[start : start + CHUNK], layer, valid, batch_size=batch, steered=tokens)
         rows = np.arange(len(cached))
         found.append((run_edit(cached, rows, None, batch_size=batch), run_edit(cached, rows, edit(cached), batch_size=batch)))
     before, after = (State(*map(np.concatenate, zip(*states, strict=True))) for states in zip(*found, strict=True))
-    return Steered(before, after, genes if model.has_head else [])
+    return Steered(before, after, genes if model.predicts else [])
 
 
 def _edit_of(config: Config, sae: TopKSAE, theta: np.ndarray) -> Callable[[CachedCells], Edit]:
     values = torch.as_tensor(theta, dtype=torch.float32, device=sae.W_dec.device)
-    return lambda cached: recipe_edit(sae.at(cached.columns), values, config.objective.mode)
+    return lambda cached: recipe_edit(cached.sae_of(sae), values, config.objective.mode)

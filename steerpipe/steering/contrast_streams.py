@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..activations.extract import model_inputs
-from ..activations.shards import join_parts, save_part
+from ..activations.extract import full_streams, model_inputs
+from ..activations.shards import join_parts, save_array, save_part
 from ..config import ModelConfig
 from ..data.cells import CellSource
 from ..data.contrast import Split
 from ..device import mixed_precision
-from ..models.aido_cell import AidoCell
+from ..models.base import PAD, CellModel, embedding, n_ids, read_out
 from ..models.preprocess import MASK
 from ..progress import track
-from .intervene import MaskedReadout, State
+from .intervene import CachedCells, MaskedReadout, State
 
 CHUNK = 64
 """Cells after which a killed pass resumes."""
@@ -51,15 +53,15 @@ class CellStates:
         return State(self.layer[cells], self.final[cells], expression)
 
 
-def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, folder: Path, config: ModelConfig) -> None:
+def run_contrast(model: CellModel, counts: CellSource, layer: int, split: Split, folder: Path, config: ModelConfig) -> None:
     """Run the contrast's cells through the whole model, held-out cells after the others; a killed run resumes at 64 cells.
 
     Rounding may depend on what else is in a batch, so no batch holds fit cells and held-out cells.
 
-    Writes streams.npy float32 (n, S, D), every token of the cells in split.streamed at `layer`, in that order; counts.npy of
-    their valid genes; and, for all cells in cells.npy, layer.npy and final.npy (., D), mean
-    streams over valid genes, and expression.npy (., G_valid). With the masked readout also masked_NN.npy, streams with
-    one group of genes masked, and groups.npy (G_valid,), each gene's group.
+    Writes streams.npy float32 (n, S, D), every token of the cells in split.streamed at `layer`, in that order, and where cells
+    have tokens of their own token_genes.npy int32 (n, S), their ids; counts.npy of their valid genes; and, for all cells in
+    cells.npy, layer.npy and final.npy (., D), mean streams over valid genes, and expression.npy (., G_valid). With the masked
+    readout also masked_NN.npy, streams with one group of genes masked, and groups.npy (G_valid,), each gene's group.
     Cost: disk n * S * D * 4 bytes, times 1 + the number of groups for the masked readout; memory of a batch.
     """
     parts = np.concatenate([split.source_fit, split.target_fit]), np.concatenate([split.source_held, split.target_held])
@@ -69,21 +71,25 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
     read = torch.from_numpy(valid).to(next(model.parameters()).device)
     groups = gene_groups(len(valid), config)
     n_groups = 0 if groups is None else int(groups.max()) + 1
-    shape = (len(row_of), model.n_genes + 2, model.arch.hidden_size)
+    ids = token_ids(model, counts, split.streamed)
+    shape = (len(row_of), n_ids(model) if ids is None else ids.shape[1], model.arch.hidden_size)
     names = ["streams", *(f"masked_{group:02d}" for group in range(n_groups))]
     out = {name: _open(folder / f"{name}.npy", shape) for name in names}
+    if ids is not None:
+        save_array(folder / "token_genes.npy", ids)
     for number, some in enumerate(track(chunks, "streams", len(chunks))):
         part = folder / f"part_{number:05d}.npz"
         if part.is_file():
             continue
         arrays: dict[str, list[np.ndarray]] = {"layer": [], "final": [], "expression": []}
         done = 0
-        for values in model_inputs(model, counts[some], config.batch_size):
+        for tokens in model_inputs(model, counts[some], config.batch_size):
+            values = tokens.values
             batch = some[done : done + len(values)]
             done += len(values)
             with torch.no_grad(), mixed_precision(values.device):
-                stream = model.stream(values, layer)
-                output = model.forward_from(layer, stream, read)
+                stream = model.stream(tokens, layer)
+                output = read_out(model, layer, stream, tokens, read)
             _keep(out["streams"], row_of, batch, stream)
             expression = output.expression
             for group in range(n_groups if expression is not None else 0):
@@ -91,14 +97,15 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
                 hidden = values.clone()
                 hidden[:, read[columns]] = MASK
                 with torch.no_grad(), mixed_precision(values.device):
-                    masked = model.stream(hidden, layer)
+                    masked = model.stream(tokens._replace(values=hidden), layer)
                     predicted = model.forward_from(layer, masked, read[columns]).expression
                 assert expression is not None
                 assert predicted is not None
                 expression[:, columns] = predicted
                 _keep(out[f"masked_{group:02d}"], row_of, batch, masked)
-            arrays["layer"].append(stream[:, read].float().mean(1).cpu().numpy())
-            arrays["final"].append(output.final.float().mean(1).cpu().numpy())
+            arrays["layer"].append(embedding(model, stream, tokens, read).cpu().numpy())
+            final = output.final.float().mean(1) if model.arch.fixed else embedding(model, output.final, tokens, read)
+            arrays["final"].append(final.cpu().numpy())
             if expression is not None:
                 arrays["expression"].append(expression.float().cpu().numpy())
         for file in out.values():
@@ -107,6 +114,46 @@ def run_contrast(model: AidoCell, counts: CellSource, layer: int, split: Split, 
     if groups is not None:
         np.save(folder / "groups.npy", groups)
     _finish(folder, chunks, counts, split)
+
+
+def token_ids(model: CellModel, counts: CellSource, cells: np.ndarray) -> np.ndarray | None:
+    """Return the ids of the tokens of some cells, int32 (n, S of the longest), in their order; None where all have the same."""
+    if model.arch.fixed:
+        return None
+    found: list[np.ndarray] = []
+    order = np.argsort(cells)  # a file is read forwards
+    for start in range(0, len(order), CHUNK):
+        for row in model.tokens(counts[cells[order[start : start + CHUNK]]]).genes.cpu().numpy():
+            found.append(row[row != PAD])
+    out = np.full((len(cells), max(map(len, found))), PAD, np.int32)
+    for at, row in zip(order, found, strict=True):
+        out[at, : len(row)] = row
+    return out
+
+
+def cache_cells(
+    model: CellModel,
+    counts: sp.csr_matrix,
+    layer: int,
+    valid: Tensor,
+    *,
+    batch_size: int,
+    steered: Tensor | None = None,
+) -> CachedCells:
+    """Run some cells (n, G) up to a layer, and hold their streams in memory.
+
+    Parameters
+    ----------
+    valid, steered : see CachedCells
+    """
+    parts = [(out[layer].float().cpu(), tokens) for tokens, out in full_streams(model, counts, [layer], batch_size=batch_size)]
+    if model.arch.fixed:
+        return CachedCells(model, layer, torch.cat([stream for stream, _ in parts]).numpy(), valid, steered=steered)
+    longest = max(stream.shape[1] for stream, _ in parts)
+    streams = [F.pad(stream, (0, 0, 0, longest - stream.shape[1])) for stream, _ in parts]
+    ids = [F.pad(tokens.genes.cpu(), (0, longest - tokens.genes.shape[1]), value=PAD) for _, tokens in parts]
+    genes = torch.cat(ids).numpy().astype(np.int32)
+    return CachedCells(model, layer, torch.cat(streams).numpy(), valid, steered=steered, genes=genes)
 
 
 def gene_groups(n_valid: int, config: ModelConfig) -> np.ndarray | None:
@@ -143,7 +190,7 @@ def _keep(out: np.ndarray, row_of: dict[int, int], cells: np.ndarray, stream: Te
     """Store the streams of those of the cells that have a row."""
     for cell, one in zip(cells, stream, strict=True):
         if int(cell) in row_of:
-            out[row_of[int(cell)]] = one.float().cpu().numpy()
+            out[row_of[int(cell)], : len(one)] = one.float().cpu().numpy()
 
 
 def _finish(folder: Path, chunks: list[np.ndarray], counts: CellSource, split: Split) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SteerError
-from ..models.aido_cell import AidoCell
+from ..models.base import PAD, CellModel, Output, gene_weights, mean_stream, n_ids
 from ..sae.model import Codes, TopKSAE, weighted_rows
 
 Edit = Callable[[Tensor], Tensor]
@@ -131,31 +131,43 @@ class MaskedReadout(NamedTuple):
     columns: np.ndarray
 
 
+class Batch(NamedTuple):
+    """Some cached cells: streams (B, S, D) and, where cells have tokens of their own, those tokens' gene ids (B, S)."""
+
+    stream: Tensor
+    genes: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class CachedCells:
     """Cells whose stream at the steered layer is known, so that no edit ever re-runs the lower blocks.
+
+    Where every cell has the same tokens, a gene's id is its position, and what is steered are T columns of the stream. Where
+    cells have tokens of their own (`genes`), T is S: every token has a code and a change, which are 0 where it is not steered.
 
     Attributes
     ----------
     model : frozen
     layer : 0-based
     streams : float32 (N, S, D), every token; may be memory-mapped
-    valid : int64 (G_valid,), positions of the genes that are read, and pooled
+    valid : int64 (G_valid,), ids of the genes that are read, and pooled
     masked : with the masked readout: the streams from which each group of genes is read; else none, and every gene is
         read from `streams` (reconstruction)
-    steered : int64 (T,), positions of the tokens that are steered; None: those of `valid`
+    steered : int64 (T,), ids of the tokens that are steered; None: those of `valid`
+    genes : int32 (N, S), the gene id of each token, base.PAD for none; None where every cell has the same tokens
     """
 
-    model: AidoCell
+    model: CellModel
     layer: int
     streams: np.ndarray
     valid: Tensor
     masked: tuple[MaskedReadout, ...] = ()
     steered: Tensor | None = None
+    genes: np.ndarray | None = None
 
     @property
     def tokens(self) -> Tensor:
-        """int64 (T,), positions of the tokens that are steered."""
+        """int64 (T,), ids of the tokens that are steered."""
         return self.valid if self.steered is None else self.steered
 
     @property
@@ -185,11 +197,73 @@ class CachedCells:
         """Where each valid gene's expression is read from; every gene is in one of them."""
         return self.masked or (MaskedReadout(self.streams, np.arange(len(self.valid))),)
 
-    def batches(self, cells: np.ndarray, batch_size: int, streams: np.ndarray | None = None) -> Iterator[Tensor]:
-        """Yield the streams (B, S, D) of some cells, in their order; `streams` are those of a masked readout."""
+    def batches(self, cells: np.ndarray, batch_size: int, streams: np.ndarray | None = None) -> Iterator[Batch]:
+        """Yield some cells, in their order, cut to the longest of a batch; `streams` are those of a masked readout."""
         source = self.streams if streams is None else streams
         for start in range(0, len(cells), batch_size):
-            yield torch.from_numpy(np.array(source[cells[start : start + batch_size]])).to(self.device)
+            rows = cells[start : start + batch_size]
+            if self.genes is None:
+                yield Batch(torch.from_numpy(np.array(source[rows])).to(self.device))
+                continue
+            ids = np.asarray(self.genes[rows])
+            longest = int((ids != PAD).sum(1).max())
+            stream = torch.from_numpy(np.array(source[rows, :longest])).to(self.device)
+            yield Batch(stream, torch.from_numpy(ids[:, :longest].astype(np.int64)).to(self.device))
+
+    def sae_of(self, sae: TopKSAE) -> TopKSAE:
+        """Return the SAE of the steered tokens, of that of all valid genes' tokens."""
+        return sae.at(self.columns) if self.genes is None else sae
+
+    def taken(self, batch: Batch) -> Tensor:
+        """Return the streams (B, T, D) of the tokens that may be steered."""
+        return batch.stream[:, self.tokens] if batch.genes is None else batch.stream
+
+    def encode(self, sae: TopKSAE, batch: Batch, floor: Tensor | None = None, ids: Tensor | None = None) -> Codes:
+        """Return the codes (B, T, K) of the tokens of some ids, by default the steered ones; 0 at other tokens.
+
+        Parameters
+        ----------
+        floor : (F,), codes whose size is below their feature's are 0 as well
+        """
+        ids = self.tokens if ids is None else ids
+        if batch.genes is None:
+            return above_floor(sae.encode(batch.stream[:, ids]), floor)
+        values, indices = above_floor(sae.encode(batch.stream), floor)
+        return Codes(values * self.weights(batch, ids)[..., None], indices)
+
+    def add(self, batch: Batch, delta: Tensor) -> Batch:
+        """Add delta (B, T, D) at the steered tokens."""
+        if batch.genes is None:
+            return Batch(apply(batch.stream, self.tokens, delta))
+        return Batch(batch.stream + delta * self.weights(batch, self.tokens)[..., None], batch.genes)
+
+    def forward(self, batch: Batch, read: Tensor) -> Output:
+        """Run the blocks above the layer, and read the genes of some ids (R,)."""
+        if batch.genes is None:
+            return self.model.forward_from(self.layer, batch.stream, read)
+        return self.model.forward_from(self.layer, batch.stream, read, batch.genes)
+
+    def pool(self, batch: Batch) -> Tensor:
+        """Return the cells' embeddings at the layer, (B, D): means over the valid genes."""
+        if batch.genes is None:
+            return batch.stream[:, self.valid].mean(1)
+        return mean_stream(batch.stream, self.weights(batch, self.valid))
+
+    def pool_final(self, batch: Batch, final: Tensor) -> Tensor:
+        """Return the mean (B, D) of the last stream, read at `valid`, over the valid genes."""
+        return final.mean(1) if batch.genes is None else mean_stream(final, self.weights(batch, self.valid))
+
+    def n_pooled(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many tokens each cell's embedding is a mean of, int64 (n,)."""
+        if self.genes is None:
+            return np.full(len(rows), len(self.valid))
+        ids = np.asarray(self.genes[rows])
+        return np.asarray(((ids != PAD) & (ids < len(self.model.genes))).sum(1))
+
+    def weights(self, batch: Batch, ids: Tensor) -> Tensor:
+        """Return float32 (B, S), 1 at the tokens of some ids, of cells with tokens of their own."""
+        assert batch.genes is not None
+        return gene_weights(batch.genes, ids, n_ids(self.model))
 
 
 class State(NamedTuple):
@@ -210,21 +284,21 @@ def run_edit(cached: CachedCells, cells: np.ndarray, edit: Edit | None, *, batch
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.no_grad():
-        for stream in cached.batches(cells, batch_size):
-            stream = _edited(cached, stream, edit)
-            output = cached.model.forward_from(cached.layer, stream, cached.valid)
-            expression = output.final.new_zeros(len(stream), 0) if output.expression is None else output.expression
-            parts.append((stream[:, cached.valid].mean(1), output.final.mean(1), expression))
+        for batch in cached.batches(cells, batch_size):
+            batch = _edited(cached, batch, edit)
+            output = cached.forward(batch, cached.valid)
+            expression = output.final.new_zeros(len(batch.stream), 0) if output.expression is None else output.expression
+            parts.append((cached.pool(batch), cached.pool_final(batch, output.final), expression))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         for streams, genes in cached.masked if columns[2].shape[1] else ():
             read = cached.valid[torch.from_numpy(genes).to(cached.device)]
             outputs = [
-                cached.model.forward_from(cached.layer, _edited(cached, stream, edit), read).expression
-                for stream in cached.batches(cells, batch_size, streams)
+                cached.forward(_edited(cached, batch, edit), read).expression
+                for batch in cached.batches(cells, batch_size, streams)
             ]
             columns[2][:, genes] = torch.cat([y for y in outputs if y is not None])
     return State(*(column.float().cpu().numpy() for column in columns))
 
 
-def _edited(cached: CachedCells, stream: Tensor, edit: Edit | None) -> Tensor:
-    return stream if edit is None else apply(stream, cached.tokens, edit(stream[:, cached.tokens]))
+def _edited(cached: CachedCells, batch: Batch, edit: Edit | None) -> Batch:
+    return batch if edit is None else cached.add(batch, edit(cached.taken(batch)))

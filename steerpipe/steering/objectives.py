@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..device import mixed_precision
 from ..errors import unknown
-from ..models.aido_cell import Output
+from ..models.base import Output
 from ..sae.model import Codes, TopKSAE
-from .intervene import CachedCells, MaskedReadout, above_floor, apply, check_floor, edit_codes
+from .intervene import Batch, CachedCells, MaskedReadout, check_floor, edit_codes
 from .lasso import MATCHES, LatentProblem
 
 LIMIT = 50.0
@@ -61,14 +61,14 @@ class Readout(NamedTuple):
     Attributes
     ----------
     streams : float32 (N, S, D) of all cached cells
-    read : int64 (R,), positions that are read
-    observe : a batch's output -> (B, K), what is compared
+    read : int64 (R,), ids of the genes that are read
+    observe : a batch of steered cells and its output -> (B, K), what is compared
     loss : (B, K) -> (B,), of each cell or, as one row, of their mean
     """
 
     streams: np.ndarray
     read: Tensor
-    observe: Callable[[Output], Tensor]
+    observe: Callable[[Batch, Output], Tensor]
     loss: Callable[[Tensor], Tensor]
 
 
@@ -114,10 +114,7 @@ class ModelObjective:
         self.passes, self.mode, self.match = readouts, mode, match
         with torch.no_grad():
             self.codes = [
-                [
-                    above_floor(sae.encode(stream[:, cached.tokens]), floor)
-                    for stream in cached.batches(cells, batch_size, one.streams)
-                ]
+                [cached.encode(sae, batch, floor) for batch in cached.batches(cells, batch_size, one.streams)]
                 for one in self.passes
             ]
         self.n_evaluations = 0
@@ -177,15 +174,15 @@ class ModelObjective:
 
     def _observed(self, one: Readout, codes: list[Codes], theta: Tensor) -> Iterator[Tensor]:
         """Yield what is compared, (B, K), of the steered cells, batch by batch."""
-        for stream, code in zip(self.cached.batches(self.cells, self.batch_size, one.streams), codes, strict=True):
-            with mixed_precision(stream.device):
+        for batch, code in zip(self.cached.batches(self.cells, self.batch_size, one.streams), codes, strict=True):
+            with mixed_precision(batch.stream.device):
                 if self.mode == "multiply":
                     delta = edit_codes(self.sae, code, theta)
                 else:
                     delta = (theta @ self.sae.W_dec).expand(*code.values.shape[:-1], -1)
-                steered = apply(stream, self.cached.tokens, delta)
-                output = self.cached.model.forward_from(self.cached.layer, steered, one.read)
-            yield one.observe(output)
+                steered = self.cached.add(batch, delta)
+                output = self.cached.forward(steered, one.read)
+            yield one.observe(steered, output)
 
 
 class ExpressionObjective(ModelObjective):
@@ -242,7 +239,12 @@ class LatentFinalObjective(ModelObjective):
         def loss(seen: Tensor) -> Tensor:
             return (seen - goal).norm(dim=1) if match == "cell" else (seen - goal).square().sum(1)
 
-        readout = Readout(cached.streams, cached.valid, lambda output: output.final.float().mean(1), loss)
+        def observe(batch: Batch, output: Output) -> Tensor:
+            return cached.pool_final(batch, output.final.float())
+
+        # cells with tokens of their own return the streams of all of them, and no gene is to be predicted
+        read = cached.valid if cached.genes is None else cached.valid[:0]
+        readout = Readout(cached.streams, read, observe, loss)
         super().__init__(cached, cells, sae, [readout], mode=mode, batch_size=batch_size, match=match, floor=floor)
 
 
@@ -359,6 +361,6 @@ def _expression(cached: CachedCells, readout: MaskedReadout, genes: np.ndarray, 
     return Readout(readout.streams, cached.valid[torch.from_numpy(genes).to(cached.device)], _predicted, loss)
 
 
-def _predicted(output: Output) -> Tensor:
+def _predicted(batch: Batch, output: Output) -> Tensor:
     assert output.expression is not None
     return output.expression.float()

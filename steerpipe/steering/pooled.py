@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ..sae.model import TopKSAE
-from .intervene import CachedCells, above_floor
+from .intervene import CachedCells
 
 
 def pooled_codes(
     cached: CachedCells, sae: TopKSAE, rows: np.ndarray, *, batch_size: int, floor: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum of codes and of |codes| over a cell's steered gene tokens, over its number of valid genes.
+    """Return the sum of codes and of |codes| over a cell's steered gene tokens, over its number of pooled tokens.
 
     Parameters
     ----------
@@ -27,13 +27,13 @@ def pooled_codes(
     """
     mean = np.zeros((len(rows), sae.n_features))
     size = np.zeros_like(mean)
-    row, n = 0, len(cached.valid)
+    row, sizes = 0, cached.n_pooled(rows)
     tokens = cached.tokens[cached.pooled]
     with torch.no_grad():
-        for stream in cached.batches(rows, batch_size):
-            codes = above_floor(sae.encode(stream[:, tokens]), floor)
+        for batch in cached.batches(rows, batch_size):
+            codes = cached.encode(sae, batch, floor, tokens)
             for values, indices in zip(codes.values.double().cpu(), codes.indices.cpu(), strict=True):
-                flat = indices.flatten().numpy()
+                flat, n = indices.flatten().numpy(), int(sizes[row])
                 mean[row] = np.bincount(flat, values.flatten().numpy(), sae.n_features) / n
                 size[row] = np.bincount(flat, values.abs().flatten().numpy(), sae.n_features) / n
                 row += 1

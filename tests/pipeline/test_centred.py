@@ -104,7 +104,8 @@ def test_steering_scales_the_codes_of_the_deviation(context, tokens):
     position = {gene: i for i, gene in enumerate(cached.model.genes)}
     places = torch.tensor([position[gene] for gene in genes])
     rows = np.arange(5)
-    (stream,) = cached.batches(rows, 5)
+    (batch,) = cached.batches(rows, 5)
+    stream = batch.stream
     x = stream[:, places]
     pre = (x - means) @ whole.W_enc + whole.b_enc
     top = pre.topk(whole.k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from steerpipe.models.aido_cell import Output
+from steerpipe.models.base import Output
 from steerpipe.sae.model import TopKSAE
 from steerpipe.studies.circuits.network import LayeredCells
 

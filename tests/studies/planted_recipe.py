@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from steerpipe.models.aido_cell import Output
-from steerpipe.models.preprocess import DepthRule
+from steerpipe.models.base import Output, Tokens
+from steerpipe.models.preprocess import DepthRule, model_input
 from steerpipe.sae.model import TopKSAE
 from steerpipe.steering.intervene import CachedCells
 from steerpipe.steering.program import Program
@@ -30,18 +30,22 @@ class Planted(torch.nn.Module):
     def __init__(self, strength):
         super().__init__()
         self.genes = tuple(f"g{i}" for i in range(GENES))
-        self.arch = SimpleNamespace(depth=DepthRule())
+        self.arch = SimpleNamespace(fixed=True)
         reads = torch.zeros(GENES + 2, WIDTH)
         reads[:, -1] = 1
         for k in range(DRIVERS):
             reads[members(k), k] = strength
         self.reads = torch.nn.Parameter(reads, requires_grad=False)
 
-    def stream(self, values, layer):
+    def tokens(self, counts):
+        return Tokens(model_input(counts, DepthRule()), torch.arange(GENES + 2))
+
+    def stream(self, values, layer, *, read=None):
+        values = values.values if isinstance(values, Tokens) else values
         x = torch.zeros(*values.shape, WIDTH)
         x[..., :DRIVERS] = 0.5 * (1 + values[:, None, :DRIVERS])
         x[..., -1] = values
-        return x
+        return x if read is None else x[:, read]
 
     def forward_from(self, layer, stream, read=None):
         x, reads = (stream, self.reads) if read is None else (stream[:, read], self.reads[read])

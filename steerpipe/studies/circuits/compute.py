@@ -14,9 +14,11 @@ import torch
 from ...activations.extract import full_streams
 from ...config import Config
 from ...errors import SteerError
+from ...models.base import n_ids
 from ...models.checkpoints import has_head, model_folder, read_config
 from ...pipeline.activations import Activations, activations, load_cells, load_steered_model
 from ...pipeline.artefact import Artefact, built, save_arrays, shared
+from ...pipeline.checkpoint import require_fixed
 from ...pipeline.context import Context
 from ...pipeline.dictionary import Dictionary, dictionary
 from ...pipeline.experiment import Experiment, prepare
@@ -71,6 +73,7 @@ def check(config: Config) -> None:
         A layer that the model does not have, one dictionary for several layers, or tokens that are not all run.
     """
     circuits = config.circuits
+    require_fixed(config, "steer circuits")
     folder = model_folder(config.model.path, config.model.revision)
     n = read_config(folder).num_hidden_layers
     if circuits.layers[-1] >= n:
@@ -112,8 +115,8 @@ def prepared(context: Context) -> Circuit:
         counts = load_cells(config, model.genes)[cells]
         out: dict[int, np.ndarray] = {}
         done = 0
-        shape = (len(cells), model.n_genes + 2, model.arch.hidden_size)
-        for batch in full_streams(model, counts, circuits.layers, batch_size=config.model.batch_size):
+        shape = (len(cells), n_ids(model), model.arch.hidden_size)
+        for _, batch in full_streams(model, counts, circuits.layers, batch_size=config.model.batch_size):
             for layer, stream in batch.items():
                 file = folder / f"layer_{layer}.npy"
                 if layer not in out:

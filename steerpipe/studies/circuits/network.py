@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.aido_cell import Output
+from ...models.base import Output
 from ...sae.model import Codes, TopKSAE
 
 HEAD = "head"

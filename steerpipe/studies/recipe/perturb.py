@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...activations.extract import model_inputs
 from ...device import mixed_precision
-from ...models.aido_cell import AidoCell
+from ...models.base import CellModel, Tokens, pooled_stream, read_out
 
 KINDS = ("knock-out", "over-expression")
 PERCENTILE = 99.0
@@ -40,7 +40,7 @@ class Perturber:
     """
 
     def __init__(
-        self, model: AidoCell, counts: sp.csr_matrix, valid: np.ndarray, high: np.ndarray, layer: int, batch_size: int
+        self, model: CellModel, counts: sp.csr_matrix, valid: np.ndarray, high: np.ndarray, layer: int, batch_size: int
     ) -> None:
         self.model, self.layer, self.batch_size = model, layer, batch_size
         self.counts, self.valid, self.high = counts.toarray().astype(np.float32), valid, high
@@ -56,13 +56,13 @@ class Perturber:
 
     def embeddings(self, counts: np.ndarray) -> np.ndarray:
         """Return the mean stream over valid genes at the layer, float32 (n, D): blocks 0..layer alone are run."""
-        return self._run(counts, lambda values: self.model.stream(values, self.layer, read=self.read).float().mean(1))
+        return self._run(counts, lambda tokens: pooled_stream(self.model, tokens, self.layer, self.read))
 
     def expression(self, counts: np.ndarray) -> np.ndarray:
         """Return the predicted log1p CP10K of the valid genes, float32 (n, G): the whole model is run."""
 
-        def predict(values: Tensor) -> Tensor:
-            found = self.model.forward_from(self.layer, self.model.stream(values, self.layer), self.read).expression
+        def predict(tokens: Tokens) -> Tensor:
+            found = read_out(self.model, self.layer, self.model.stream(tokens, self.layer), tokens, self.read).expression
             assert found is not None
             return found.float()
 
@@ -85,11 +85,11 @@ class Perturber:
                 out[kind, rows] = self.embeddings(counts[rows]) - base[rows]
         return out
 
-    def _run(self, counts: np.ndarray, read: Callable[[Tensor], Tensor]) -> np.ndarray:
+    def _run(self, counts: np.ndarray, read: Callable[[Tokens], Tensor]) -> np.ndarray:
         found = []
-        for values in model_inputs(self.model, sp.csr_matrix(counts), self.batch_size):
-            with torch.no_grad(), mixed_precision(values.device):
-                found.append(read(values).cpu().numpy())
+        for tokens in model_inputs(self.model, sp.csr_matrix(counts), self.batch_size):
+            with torch.no_grad(), mixed_precision(tokens.device):
+                found.append(read(tokens).cpu().numpy())
         return np.concatenate(found)
 
 

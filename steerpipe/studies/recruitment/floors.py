@@ -23,6 +23,7 @@ from ...pipeline.ladder import cells_key
 from ...pipeline.null import dealt, null_recipes
 from ...pipeline.problems import Groups, latent_problem, model_objective
 from ...progress import track
+from ...steering.intervene import Batch
 
 VERSION = 2
 
@@ -57,11 +58,17 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
         cells = cells[cells.sum(1) > 0]
         total = np.zeros(sae.n_features)
         with torch.no_grad():
-            for values in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
-                codes = sae.encode(cached.model.stream(values, cached.layer, read=tokens))
-                sizes = codes.values.abs().double().flatten().cpu().numpy()
+            for inputs in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
+                if cached.genes is None:
+                    codes, n_pooled = sae.encode(cached.model.stream(inputs, cached.layer, read=tokens)), len(cached.valid)
+                    sizes = codes.values.abs().double().flatten().cpu().numpy()
+                else:
+                    batch = Batch(cached.model.stream(inputs, cached.layer), inputs.genes)
+                    codes, n_pooled = cached.encode(sae, batch, ids=tokens), 1  # each cell has a number of tokens of its own
+                    share = cached.weights(batch, cached.valid).sum(1).double()[:, None, None]
+                    sizes = (codes.values.abs().double() / share).flatten().cpu().numpy()
                 total += np.bincount(codes.indices.flatten().cpu().numpy(), sizes, sae.n_features)
-        return total / (len(cells) * len(cached.valid))
+        return total / (len(cells) * n_pooled)
 
     path = stored(experiment, "diagnose-activation", settings, build)
     return np.asarray(np.percentile(np.load(path / "activity.npy"), percentile, axis=0))

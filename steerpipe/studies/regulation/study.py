@@ -24,6 +24,7 @@ from ...models.checkpoints import has_head, model_folder, model_genes
 from ...pipeline.activations import layer_index, load_cells, load_steered_model
 from ...pipeline.annotation import Inputs, inputs
 from ...pipeline.artefact import Artefact, built
+from ...pipeline.checkpoint import require_fixed
 from ...pipeline.context import Context
 from ...pipeline.feature_activity import activity
 from ...pipeline.pipeline import Pipeline
@@ -143,6 +144,7 @@ def ask(context: Context) -> Panel:
     """
     config, model = context.config.regulation, context.config.model
     network = load_regulons(config.regulons)
+    require_fixed(context.config, "steer regulation")
     if not has_head(model_folder(model.path, model.revision)):
         raise SteerError(
             f"{model.path} has no output head, and regulation is read from predicted expression; take one that has."
@@ -214,7 +216,7 @@ def load_steered_cells(panel: Panel) -> SteeredCells:
     layer, batch = layer_index(config), config.model.batch_size
     counts = panel.counts
     device = next(model.parameters()).device
-    streams = torch.cat([out[layer].float() for out in full_streams(model, counts[panel.cells], [layer], batch_size=batch)])
+    streams = torch.cat([out[layer].float() for _, out in full_streams(model, counts[panel.cells], [layer], batch_size=batch)])
 
     def predict(stream: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         found = model.forward_from(layer, stream, read).expression

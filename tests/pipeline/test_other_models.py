@@ -1,0 +1,197 @@
+"""The whole pipeline on models whose cells have tokens of their own: scGPT's and Geneformer's folders, tiny and random."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from steerpipe.activations.extract import OnlineStreams
+from steerpipe.cli.hydra import compose
+from steerpipe.errors import SteerError
+from steerpipe.models.base import PAD
+from steerpipe.pipeline.activations import activations, load_cells, plan
+from steerpipe.pipeline.dictionary import dictionary
+from steerpipe.pipeline.evaluation import evaluation
+from steerpipe.pipeline.experiment import prepare
+from steerpipe.pipeline.fit import fit
+from steerpipe.pipeline.null import null_recipes
+from steerpipe.pipeline.problems import model_objective, shift
+from steerpipe.pipeline.steered import steered
+from steerpipe.run import Run
+from steerpipe.steering.intervene import recipe_edit, run_edit
+from steerpipe.store import Store
+from steerpipe.studies.circuits.compute import check
+
+from ..made import Made
+from ..models import tiny
+
+
+@pytest.fixture(scope="module", params=["scGPT", "Geneformer"])
+def context(request, tiny_genes, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("other")
+    if request.param == "scGPT":
+        folder = tiny.save_scgpt(tiny.scgpt(tiny_genes, most=60), outputs / "model")
+    else:
+        pytest.importorskip("transformers")
+        folder = tiny.save_geneformer(tiny.geneformer(tiny_genes, most=60), outputs / "model")
+
+    def make(*overrides):
+        words = ["debug=small", "model=local", f"model.path={folder}", "layer=1", "dataset.max_cells=120", "sae.tokens=20000"]
+        run = Run(outputs / "run", "test", {})
+        run.path.mkdir(parents=True, exist_ok=True)
+        words += ["evaluate.objectives=[latent]", "model.batch_size=5"]
+        return Made(compose(*words, *overrides), Store(outputs / "store"), run=run)
+
+    make.expression = request.param == "scGPT"
+    return make
+
+
+def test_stored_tokens_are_those_of_the_cells_genes(context):
+    made = context()
+    source = activations(made)
+    model = prepare(made).cached.model
+    cells = load_cells(made.config, model.genes)
+    ids = np.array([3, 40, 7])
+    online = OnlineStreams(model, cells, cells.valid, 1, source.policy, batch_size=5)
+    np.testing.assert_array_equal(source.tokens.lengths(ids), online.lengths(ids))
+    for i, columns, own, tokens, again in zip(
+        ids, source.tokens.columns(ids), online.columns(ids), source.tokens.cells(ids), online.cells(ids), strict=True
+    ):
+        counts = cells[int(i) : int(i) + 1]
+        tokens_of = model.tokens(counts)
+        stream = model.stream(tokens_of, 1)[0]
+        np.testing.assert_array_equal(columns, own)
+        assert (counts[0, cells.valid[columns]].toarray() > 0).all()
+        assert len(columns) == min((counts > 0).sum(), 60)
+        at = {int(gene): place for place, gene in enumerate(tokens_of.genes[0])}
+        wanted = stream[[at[int(gene)] for gene in cells.valid[columns]]]
+        np.testing.assert_allclose(tokens, wanted, atol=5e-3)  # float16
+        np.testing.assert_allclose(again, wanted, atol=1e-5)
+        np.testing.assert_allclose(source.means[i], wanted.mean(0), atol=1e-4)
+
+
+def test_a_sample_of_tokens_is_of_the_tokens_that_a_cell_has(context):
+    source = activations(context("extract.tokens=sample", "extract.n_tokens=10"))
+    ids = np.arange(20)
+    whole = activations(context()).tokens.columns(ids)
+    for some, every in zip(source.tokens.columns(ids), whole, strict=True):
+        assert len(some) == min(10, len(every))
+        assert set(some) <= set(every)
+
+
+def test_a_recipe_does_what_the_linear_algebra_says(context):
+    experiment = prepare(context())
+    cached, theta = experiment.cached, np.random.default_rng(0).normal(0, 0.5, experiment.sae.n_features)
+    rows = experiment.held_rows[:6]
+    edit = recipe_edit(experiment.sae, torch.tensor(theta, dtype=torch.float32))
+    before, after = run_edit(cached, rows, None, batch_size=4), run_edit(cached, rows, edit, batch_size=4)
+    np.testing.assert_allclose(before.layer, experiment.layer[experiment.cells[rows]], atol=1e-5)
+    np.testing.assert_allclose(before.final, experiment.final[experiment.cells[rows]], atol=1e-5)
+    np.testing.assert_allclose(before.expression, experiment.expression[experiment.cells[rows]], atol=1e-4)
+    np.testing.assert_allclose(after.layer - before.layer, shift(experiment, theta, "multiply", rows), atol=1e-4)
+    assert np.abs(after.final - before.final).max() > 1e-3
+    one = run_edit(cached, rows[:1], edit, batch_size=4)
+    np.testing.assert_allclose(one.final, after.final[:1], atol=1e-5)
+
+
+def test_a_list_of_genes_steers_their_tokens_alone(context):
+    made = context("objective.tokens=[LYZ,NKG7]")
+    experiment = prepare(made)
+    cached = experiment.cached
+    theta = torch.full((experiment.sae.n_features,), 0.5)
+    wanted = {cached.model.genes.index("LYZ"), cached.model.genes.index("NKG7")}
+    (batch,) = cached.batches(np.arange(8), 8)
+    steered_batch = cached.add(batch, recipe_edit(experiment.sae, theta)(cached.taken(batch)))
+    moved = (steered_batch.stream != batch.stream).any(-1).numpy()
+    np.testing.assert_array_equal(moved, np.isin(batch.genes.numpy(), list(wanted)))
+    assert moved.any()
+    assert not moved.all(1).any()
+    rows = np.arange(8)
+    before, after = run_edit(cached, rows, None), run_edit(cached, rows, recipe_edit(experiment.sae, theta))
+    np.testing.assert_allclose(after.layer - before.layer, shift(experiment, theta.numpy(), "multiply", rows), atol=1e-4)
+
+
+def test_every_token_means_the_others_too_and_no_padding(context):
+    experiment = prepare(context("objective.tokens=all"))
+    (batch,) = experiment.cached.batches(np.arange(8), 8)
+    delta = torch.ones_like(batch.stream)
+    moved = (experiment.cached.add(batch, delta).stream != batch.stream).any(-1)
+    assert torch.equal(moved, batch.genes != PAD)
+    assert (batch.genes >= len(experiment.cached.model.genes)).any()
+
+
+def test_gradients_are_those_of_finite_differences(context):
+    made = context("objective=latent_final")
+    experiment = prepare(made)
+    names = ["latent_final", *(["expression"] if context.expression else [])]
+    for name in names:
+        objective = model_objective(experiment, made.config.objective.named(name))
+        rng = np.random.default_rng(1)
+        theta, way = rng.normal(0, 0.1, (2, experiment.sae.n_features))
+        _, gradient = objective.value_and_gradient(theta)
+        step = 1e-2
+        slope = (objective.value(theta + step * way) - objective.value(theta - step * way)) / (2 * step)
+        assert gradient @ way == pytest.approx(slope, rel=0.03, abs=1e-4)
+
+
+def test_the_whole_way_to_scores(context):
+    names = "[latent,latent_final,expression]" if context.expression else "[latent,latent_final]"
+    made = context(f"evaluate.objectives={names}")
+    found = evaluation(made)
+    assert {"layer", "final"} <= set(found.scores["space"])
+    headline = found.scores.query("space == 'layer' and score == 'gap' and split == 'fit'").set_index("recipe")["value"]
+    assert headline["latent"] > 0.1
+    assert headline["no-op"] == pytest.approx(0, abs=1e-6)
+    assert "expression" in set(found.scores["space"])  # binned values, or ranks
+    assert len(found.null)
+    assert len(made.annotation().features) == found.recipes[0].theta.shape[0]
+    everywhere = steered(made, dictionary(made, activations(made)).sae, found.recipes[0].theta)
+    assert everywhere.before.layer.shape == everywhere.after.layer.shape
+    assert np.isfinite(everywhere.after.expression).all()
+
+
+def test_labels_dealt_at_random_leave_nothing_to_find(context):
+    """Fits to cells dealt anew close less of the gap than the fit to the sides themselves."""
+    made = context("evaluate.n_permutations=12")
+    experiment = prepare(made)
+    recipe = fit(experiment, made.config.objective)
+    rows = experiment.held_rows
+    gap = experiment.layer[experiment.split.target_held].mean(0) - experiment.layer[experiment.cells[rows]].mean(0)
+
+    def closed(theta):
+        return float(shift(experiment, theta, "multiply", rows).mean(0) @ gap / (gap @ gap))
+
+    nulls = [closed(theta) for theta in null_recipes(experiment, made.config.objective)[1]]
+    assert closed(recipe.theta) > max(nulls)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.readout=masked"], "take model.readout=reconstruction"),
+        (["sae.centre=gene"], "take sae.centre=none"),
+        (["objective.tokens=[LYZ]", "objective.mode=add"], "take multiply"),
+        (["model.depth_target=1e4"], "has no depth tokens"),
+        (["model.tokens=expressed"], "model.tokens=all"),
+    ],
+)
+def test_what_there_is_not_is_refused_in_one_line(context, words, message):
+    with pytest.raises(SteerError, match=message) as told:
+        prepare(context(*words))
+    assert "\n" not in str(told.value)
+
+
+def test_studies_of_fixed_places_are_refused(context):
+    with pytest.raises(SteerError, match="steer circuits needs a token of every gene"):
+        check(context().config)
+
+
+def test_a_plan_is_of_the_genes_that_are_run(context):
+    made = context()
+    found = plan(made)
+    lengths = activations(made).tokens.lengths(np.arange(120))
+    assert found.tokens_per_cell == pytest.approx(lengths.mean(), abs=1.5)
+    assert isinstance(found.lines(), str)
+    assert pd.Series(found.row()).notna().all()
