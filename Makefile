@@ -13,7 +13,7 @@ ARGS ?=
 JOBS ?= 2
 
 .PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate bench-browse \
-  bench-mini bench-manifold bench-circuits go-sets lint format types clean
+  bench-mini bench-manifold bench-circuits bench-run go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -113,6 +113,9 @@ bench-manifold: setup  ## are steered cells where real ones are? Remedies beside
 
 bench-circuits: setup  ## seconds a source feature on cached streams, beside a whole forward pass an ablation; same effects
 	$(BIN)/python -m benchmarks.circuits $(ARGS)
+
+bench-run: setup  ## a whole run, ten lambdas over one, light commands and memory, beside the commit before
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
 	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)
