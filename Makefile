@@ -13,7 +13,7 @@ ARGS ?=
 JOBS ?= 2
 
 .PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate bench-browse \
-  bench-mini bench-manifold bench-circuits go-sets lint format types clean
+  bench-mini bench-manifold bench-circuits bench-run bench-models go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -116,6 +116,9 @@ bench-circuits: setup  ## seconds a source feature on cached streams, beside a w
 
 bench-models: setup  ## scGPT and Geneformer at their real sizes, random weights, beside second implementations
 	$(BIN)/python -m benchmarks.models $(ARGS)
+
+bench-run: setup  ## a whole run, ten lambdas over one, light commands and memory, beside the commit before
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 go-sets: setup  ## build the shipped Gene Ontology files from Debian's packages, and say whether they changed
 	$(BIN)/python scripts/build_gene_ontology.py $(ARGS)

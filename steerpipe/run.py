@@ -138,6 +138,7 @@ def save_figure(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> 
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     figure.savefig(plots / f"{name}.png", dpi=150)
+    figure.set_layout_engine("none")  # the places that were just found, which cost more than the drawing, are the SVG's too
     figure.savefig(plots / f"{name}.svg", metadata={"Date": None})
     save_table(plots, name, data)
 

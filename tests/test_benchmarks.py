@@ -7,6 +7,7 @@ import importlib
 import numpy as np
 import pytest
 
+from benchmarks import run
 from benchmarks.sae import tokens
 
 
@@ -21,12 +22,18 @@ def test_tokens_of_other_weights_are_made_anew(tmp_path, monkeypatch):
     assert not tokens.current(file)
 
 
-NAMES = (
-    *("annotate", "browse", "circuits", "extract", "fit", "manifold", "mini", "models", "tiny_models"),
-    *("sae.planted", "sae.settings", "sae.tokens"),
-)
+MADE = ("sae.planted", "sae.settings", "sae.tokens")
+NAMES = ("annotate", "browse", "circuits", "extract", "fit", "manifold", "mini", "models", "run", "tiny_models", *MADE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_benchmark_is_one_of_this_package(name):
     assert importlib.import_module(f"benchmarks.{name}").__doc__
+
+
+def test_the_run_benchmark_measures_a_command_and_says_what_one_that_fails_had_to_say(tmp_path):
+    cost = run.steer(run.ROOT, ["--help"], tmp_path)
+    assert 0 < cost.cpu < 60
+    assert cost.peak > 10
+    with pytest.raises(RuntimeError, match="no runs in outputs"):
+        run.steer(run.ROOT, ["show", "last"], tmp_path)

@@ -102,20 +102,26 @@ def _extract_shard(
     rows = counts[cells.start : cells.stop]
     kept: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
     means: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
+    batch: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
     columns: list[np.ndarray] = []
     steps = cell_streams(model, rows, valid, layers, batch_size=batch_size, subset=subset)
     for at, (there, streams) in enumerate(steps):
         # with a subset, and in models whose cells have tokens of their own, not all genes have a stream
         where = policy.columns(cells.start + at, rows[at, valid].toarray()[0][there])
-        for layer, stream in streams.items():
-            kept[layer].append(stream[where].cpu().numpy())
-            means[layer].append(stream.mean(0).cpu().numpy())
         columns.append(there[where])
+        for layer, stream in streams.items():
+            batch[layer].append((stream[where], stream.mean(0)))
+        if len(columns) % batch_size and at + 1 < len(cells):
+            continue
+        for layer, some in batch.items():  # a batch leaves the device at once
+            kept[layer].append(torch.cat([tokens for tokens, _ in some]).cpu().numpy())
+            means[layer].append(torch.stack([mean for _, mean in some]).cpu().numpy())
+            some.clear()
     for layer in layers:
         write_shard(layer_folder(folder, layer), number, np.concatenate(kept[layer]), dtype)
     if policy.kind != "valid":
         save_array(folder / f"tokens_{number:05d}.npy", np.concatenate(columns).astype(np.int32))
-    arrays = {f"mean_{layer}": np.stack(rows) for layer, rows in means.items()}
+    arrays = {f"mean_{layer}": np.concatenate(some) for layer, some in means.items()}
     arrays["lengths"] = np.array([len(c) for c in columns])
     save_part(folder / f"part_{number:05d}.npz", arrays)  # last: it marks the shard as whole
 

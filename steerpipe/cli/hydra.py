@@ -107,13 +107,17 @@ def forward(task: Callable[[DictConfig], object], overrides: list[str], flags: d
             argv += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     saved, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
+        run = hydra.main(config_path=str(CONF), config_name="config", **_compat())(task)
         with _plain_errors():
-            hydra.main(config_path=str(CONF), config_name="config", **_compat())(task)()
-            if flags.get("multirun"):
-                from .sweeps import Jobs, check_jobs
+            if not flags.get("multirun"):
+                run()
+                return
+            from .sweeps import Jobs, check_jobs, composed_once
 
-                assert Jobs.folder is not None
-                check_jobs(Jobs.folder)
+            with composed_once():
+                run()
+            assert Jobs.folder is not None
+            check_jobs(Jobs.folder)
     finally:
         sys.argv = saved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
@@ -33,6 +34,7 @@ def unknown_key(group: str, key: str, allowed: Iterable[str]) -> SteerError:
     return unknown(f"key in {group}", key, allowed)
 
 
+@functools.cache
 def register() -> None:
     """Make every group's dataclass known to Hydra as `<group>/_schema`, so that wrong keys and types are refused.
 

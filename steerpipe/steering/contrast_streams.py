@@ -187,10 +187,11 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
 
 
 def _keep(out: np.ndarray, row_of: dict[int, int], cells: np.ndarray, stream: Tensor) -> None:
-    """Store the streams of those of the cells that have a row."""
-    for cell, one in zip(cells, stream, strict=True):
-        if int(cell) in row_of:
-            out[row_of[int(cell)], : len(one)] = one.float().cpu().numpy()
+    """Store the streams of those of the cells that have a row; they leave the device at once."""
+    there = [(row_of[int(cell)], i) for i, cell in enumerate(cells) if int(cell) in row_of]
+    if there:
+        rows, places = zip(*there, strict=True)
+        out[list(rows), : stream.shape[1]] = stream[list(places)].float().cpu().numpy()
 
 
 def _finish(folder: Path, chunks: list[np.ndarray], counts: CellSource, split: Split) -> None:
