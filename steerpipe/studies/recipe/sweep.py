@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ NUMBERS = (
     "beyond",
 )
 """Of each job's `recipe/` numbers, those that are tabled."""
+WRAP = 36
 HUES = (COLOURS["latent"], COLOURS["expression"], COLOURS["program"], "#cc79a7", "#56b4e9", "#e69f00")
 
 
@@ -85,7 +87,7 @@ def said(table: pd.DataFrame) -> list[str]:
 def forest(table: pd.DataFrame) -> Figure:
     """Draw each programme's held-out rise in SDs, a dot a source, over the 95 % range of random programmes' own."""
     programmes, sources = list(dict.fromkeys(table["programme"])), list(dict.fromkeys(table["source"]))
-    figure, (ax,) = subplots(1, 1, width=7.5, height=1.2 + (0.13 + 0.17 * len(sources)) * len(programmes))
+    figure, (ax,) = subplots(1, 1, width=7.5, height=1.4 + (0.25 + 0.15 * len(sources)) * len(programmes))
     step = 0.7 / len(sources)
     for number, source in enumerate(sources):
         rows = table[table["source"] == source]
@@ -98,7 +100,7 @@ def forest(table: pd.DataFrame) -> Figure:
     ax.scatter([], [], facecolors="white", edgecolors=GREY, s=30, label="not beyond its nulls")
     ax.hlines([], [], [], color="#e2e2e2", lw=5, label="95 % of random programmes")
     ax.axvline(0, color="black", lw=0.8)
-    ax.set_yticks(range(len(programmes)), programmes[::-1])
+    ax.set_yticks(range(len(programmes)), [textwrap.fill(one, WRAP) for one in programmes[::-1]])
     ax.set_ylim(-0.6, len(programmes) - 0.4)
     ax.set_xlabel("rise of the held-out half of the genes in held-out cells [SDs of the cells' score]")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
