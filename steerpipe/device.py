@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 
 import torch
 
 from .errors import SteerError
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Of glibc's mallopt."""
+
+
+def give_memory_back() -> bool:
+    """Have freed blocks of 1 MB and more go back to the system at once; says whether this C library can.
+
+    glibc raises that size to 32 MB as such blocks are freed, and then keeps them between smaller ones that live on: training
+    on two million tokens grew by 1 MB a step, to 1.4 GB, of which 0.4 were in use.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library, or another system
+        return False
+    return bool(mallopt(MMAP_THRESHOLD, 2**20)) and bool(mallopt(TRIM_THRESHOLD, 2**26))
 
 
 def pick_device(name: str = "auto", part: int | None = None) -> torch.device:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,3 +40,29 @@ def test_a_cpu_takes_bf16_while_training_and_only_with_instructions_for_it(monke
         monkeypatch.setattr(device, "fast_bf16", lambda has=has: has)
         assert product(training=True) == (torch.bfloat16 if has else torch.float32)
         assert product() == torch.float32
+
+
+HELD = """
+import numpy as np
+from steerpipe.device import give_memory_back
+if {give}:
+    assert give_memory_back()
+resident = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) // 1024
+for _ in range(3):
+    np.ones(3_000_000)  # 24 MB: as it goes, glibc takes blocks of that size for ordinary ones
+before, large, small = resident(), [], []
+for _ in range(100):
+    large.append(np.ones(250_000))  # 2 MB
+    small.append(np.ones(25_000))
+large.clear()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(("give", "kept"), [(True, (-40, 60)), (False, (150, 300))])
+def test_large_blocks_go_back_to_the_system(give, kept):
+    code = HELD.format(give=give)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert kept[0] <= int(done.stdout) <= kept[1]
