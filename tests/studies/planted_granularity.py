@@ -24,20 +24,15 @@ class LayerScorer:
 
     def __init__(self, bench, before, goal, fit):
         self.bench = bench
-        self.before = before
+        self.before, self.rows = before, bench.target.held
         self.population = Population(before, goal, fit_probe(*fit), seed=0)
 
     def shift(self, theta, mode):
         assert mode == "multiply"
         return (self.bench.experiment.zbar[self.bench.target.held] * theta) @ self.bench.W_dec
 
-    def state(self, edit):
-        return edit.vector.numpy() + np.zeros_like(self.before)
-
     def layer_values(self, moved):
         return {("layer", name): value for name, value in self.population.values(self.before + moved).items()}
-
-    values = layer_values
 
 
 def rows_of(direction, *, modules=(), seed=0):

@@ -173,8 +173,11 @@ def unit_table(bench: Bench, groups: Groups, how: Scorer, settings: GranularityC
         values = how.values(how.recipe(theta, MULTIPLY)) if through else how.layer_values(how.shift(theta, MULTIPLY))
         add(name, int((theta != 0).sum()), bench.shift(theta), values)
     vector = bench.dense(sides)
-    state = how.state(add_vector(torch.as_tensor(vector, dtype=torch.float32, device=experiment.cached.device)))
-    add(DENSE, 0, vector, how.values(state))
+    if experiment.has_head:
+        edit = add_vector(torch.as_tensor(vector, dtype=torch.float32, device=experiment.cached.device))
+        add(DENSE, 0, vector, how.values(how.state(edit)))
+    else:
+        add(DENSE, 0, vector, how.layer_values(np.tile(vector, (len(how.rows), 1))))
     return pd.DataFrame(rows)
 
 
