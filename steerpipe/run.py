@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -184,6 +183,8 @@ def _finite(value: float | int | str) -> float | int | str | None:
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # `steer runs` does not wait for it
+
     try:
         return version(name)
     except PackageNotFoundError:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .errors import SteerError
 
 log = logging.getLogger(__name__)
@@ -164,6 +162,8 @@ class Store:
 @contextmanager
 def _locked(path: Path, name: str) -> Iterator[None]:
     """Hold an artefact's lock, and say so when another process has it."""
+    from filelock import FileLock, Timeout  # here: `steer runs` reads keys alone, and does not wait for it
+
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(timeout=0.2)

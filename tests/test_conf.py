@@ -54,6 +54,7 @@ def test_yaml_and_dataclass_agree_on_the_defaults():
         ("layer=last", ["layer=last"]),
         ("objective=latent,expression", ["objective=latent,expression"]),
         ("~debug", ["~debug"]),
+        ("debug=null", []),
         ("a=[", ["a=["]),
     ],
 )

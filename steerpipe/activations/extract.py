@@ -129,19 +129,19 @@ def cell_streams(
             yield there, {layer: stream[0, :-2].float() for layer, stream in streams.items()}
         return
     read = torch.from_numpy(valid).to(_device(model))
-    for batch in full_streams(model, counts, layers, batch_size=batch_size):
-        gene_streams = {layer: stream[:, read].float() for layer, stream in batch.items()}
+    for batch in full_streams(model, counts, layers, batch_size=batch_size, read=read):
+        gene_streams = {layer: stream.float() for layer, stream in batch.items()}
         for i in range(len(next(iter(batch.values())))):
             yield np.arange(len(valid)), {layer: stream[i] for layer, stream in gene_streams.items()}
 
 
 def full_streams(
-    model: AidoCell, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int
+    model: AidoCell, counts: sp.csr_matrix, layers: Sequence[int], *, batch_size: int, read: Tensor | None = None
 ) -> Iterator[dict[int, Tensor]]:
-    """Yield {layer: residual stream (B, S, D) with every token}, batch by batch."""
+    """Yield {layer: residual stream (B, S, D)}, batch by batch: of every token, or of the positions `read` (R,) alone."""
     for values in model_inputs(model, counts, batch_size):
         with torch.no_grad(), mixed_precision(values.device):
-            yield model.streams(values, layers)
+            yield model.streams(values, layers, read=read)
 
 
 def model_inputs(model: AidoCell, counts: sp.csr_matrix, batch_size: int) -> Iterator[Tensor]:

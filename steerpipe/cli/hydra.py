@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ BARE_NUMBER = {"lambda": ("lambda=absolute", "lambda.value"), "layer": (None, "l
 OPTIONAL = ("experiment", "debug")
 
 
+@functools.cache
 def groups() -> dict[str, list[str]]:
     """Return the choices of every config group."""
     folders = (d for d in sorted(CONF.iterdir()) if d.is_dir() and d.name != "hydra")
@@ -33,7 +35,10 @@ def groups() -> dict[str, list[str]]:
 
 
 def expand_numbers(override: str) -> list[str]:
-    """Rewrite `lambda=1e-3,1e-2` to `lambda=absolute lambda.value=1e-3,1e-2`; leave all else as typed."""
+    """Rewrite `lambda=1e-3,1e-2` to `lambda=absolute lambda.value=1e-3,1e-2`; leave all else as typed.
+
+    `debug=null` is no choice, which is the default: left out, since Hydra takes it for a mistake.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -41,6 +46,8 @@ def expand_numbers(override: str) -> list[str]:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return [override]  # Hydra itself says what is wrong with it
+    if parsed.key_or_group in OPTIONAL and override.endswith("=null"):
+        return []
     if parsed.key_or_group not in BARE_NUMBER or parsed.is_delete():
         return [override]
     first: object
@@ -56,8 +63,8 @@ def expand_numbers(override: str) -> list[str]:
     return [*([choice] if choice else []), f"{key}={override.split('=', 1)[1]}"]
 
 
-def check_optional(overrides: Sequence[str], config_dir: str | None = None) -> None:
-    """Refuse a wrong choice of an optional group, which Hydra would leave out without a word.
+def check_groups(overrides: Sequence[str], config_dir: str | None = None) -> None:
+    """Refuse a wrong choice of an optional group, which Hydra would leave out without a word, and null where one is needed.
 
     Raises
     ------
@@ -66,6 +73,8 @@ def check_optional(overrides: Sequence[str], config_dir: str | None = None) -> N
     """
     for override in overrides:
         group, _, value = override.lstrip("+").partition("=")
+        if value == "null" and group in groups() and group not in OPTIONAL:
+            raise unknown(group, value, groups()[group])
         if group not in OPTIONAL or value in ("", "null"):
             continue
         allowed = [*groups().get(group, []), *(f.stem for f in Path(config_dir or "/nowhere").glob(f"{group}/*.yaml"))]
@@ -89,7 +98,7 @@ def forward(task: Callable[[DictConfig], object], overrides: list[str], flags: d
     if flags.get("resolve") and not flags.get("cfg"):
         raise UsageError("--resolve goes with --cfg: add --cfg job.")
     folder = flags.get("config-dir")
-    check_optional(overrides, folder if isinstance(folder, str) else None)
+    check_groups(overrides, folder if isinstance(folder, str) else None)
     _register()
     argv = [word for override in overrides for word in expand_numbers(override)]
     argv.append(f"hydra.job.name={task.__name__.replace('_', '-')}")
@@ -120,7 +129,7 @@ def compose_raw(overrides: Sequence[str], config_dir: str | None = None) -> Dict
     """Return Hydra's config of a command line, not converted yet."""
     import hydra
 
-    check_optional(overrides, config_dir)
+    check_groups(overrides, config_dir)
     _register()
     words = [word for override in overrides for word in expand_numbers(override)]
     if config_dir is not None:

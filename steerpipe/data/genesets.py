@@ -68,7 +68,7 @@ def find_set(name: str, setting: str) -> tuple[str, frozenset[str]]:
     """Return the name and the genes of one set, asked for as LIBRARY:SET, say `hallmark:interferon gamma response`.
 
     Case, `_` and the library's own prefix (HALLMARK_) do not matter. A set that is called so is taken, else the only one whose
-    name holds these words.
+    name holds these words, else the only one that holds these letters.
 
     Parameters
     ----------
@@ -88,7 +88,9 @@ def find_set(name: str, setting: str) -> tuple[str, frozenset[str]]:
     sets = load_library(library, f"library of {setting}")
     words = [_words(term, library) for term in sets.terms]
     wanted = _words(wanted, library)
-    same = [i for i, one in enumerate(words) if one == wanted] or [i for i, one in enumerate(words) if wanted in one]
+    same = [i for i, one in enumerate(words) if one == wanted]
+    same = same or [i for i, one in enumerate(words) if f" {wanted} " in f" {one} "]
+    same = same or [i for i, one in enumerate(words) if wanted in one]
     if len(same) == 1:
         return sets.terms[same[0]], sets.genes[same[0]]
     if not same:

@@ -164,20 +164,31 @@ class AidoCell(nn.Module):
             e: Tensor = self.bert["gene_embedding"](values.float())
             return e + (positions[: values.shape[1]] if position_ids is None else positions[position_ids])
 
-    def streams(self, values: Tensor, layers: Iterable[int], position_ids: Tensor | None = None) -> dict[int, Tensor]:
-        """Return {layer: (B, S, D)} in one pass that stops at the highest layer asked for."""
+    def streams(
+        self, values: Tensor, layers: Iterable[int], position_ids: Tensor | None = None, *, read: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        """Return {layer: (B, S, D)} in one pass that stops at the highest layer asked for.
+
+        With `read`, int64 (R,), the streams of those positions alone, (B, R, D): the highest block's queries and MLP run on
+        them alone.
+        """
         wanted = set(layers)
+        top = max(wanted)
+
+        def kept(r: Tensor) -> Tensor:
+            return r if read is None else r[:, read]
+
         r = self.embed(values, position_ids)
-        found = {-1: r} if -1 in wanted else {}
-        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
-            r = block(r)
+        found = {-1: kept(r)} if -1 in wanted else {}
+        for i, block in enumerate(self.blocks[: top + 1]):
+            r = block(r, read if i == top else None)
             if i in wanted:
-                found[i] = r
+                found[i] = r if i == top else kept(r)
         return found
 
-    def stream(self, values: Tensor, layer: int, position_ids: Tensor | None = None) -> Tensor:
-        """Return the residual stream (B, S, D) after block `layer`."""
-        return self.streams(values, [layer], position_ids)[layer]
+    def stream(self, values: Tensor, layer: int, position_ids: Tensor | None = None, *, read: Tensor | None = None) -> Tensor:
+        """Return the residual stream (B, S, D) after block `layer`, or (B, R, D) of the positions `read` alone."""
+        return self.streams(values, [layer], position_ids, read=read)[layer]
 
     def advance(self, stream: Tensor, layer: int, to: int) -> Tensor:
         """Run blocks layer+1..to on the stream (B, S, D) after block `layer`; the stream itself where there is none."""

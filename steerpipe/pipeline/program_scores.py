@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ..config import ObjectiveConfig
 from ..evaluate.population import permutation_p
 from ..evaluate.scorer import Scorer
 from ..progress import track
 from ..steering.controls import random_direction, random_recipe
-from ..steering.intervene import State, add_vector, splice
+from ..steering.intervene import Edit, State, add_vector, splice
 from .artefact import built
 from .experiment import Experiment
 from .fit import Recipe
 from .null import null_recipes
-from .problems import shift, solve
+from .problems import model_objective, shift, solve
 from .program import HALVES, Phenotype, phenotype, random_phenotype
 from .scoring import make_scorer
 
-VERSION = 2
-RECIPE, ALIKE, RANDOM, OWN, CROSS = (
+VERSION = 3
+RECIPE, ALIKE, STEEPEST, RANDOM, OWN, CROSS = (
     "recipe",
     "recipe, fitted as the null",
+    "steepest direction",
     "random features",
     "random programme, its own rise",
     "random programme's recipe",
@@ -59,7 +62,7 @@ def score_table(asked: Phenotype, recipe: Recipe) -> pd.DataFrame:
 
     def build(folder: Path) -> None:
         rows = []
-        n = 4 + config.n_random + max(1, config.n_random // 4) + 2 * len(thetas)
+        n = 5 + config.n_random + max(1, config.n_random // 4) + 2 * len(thetas)
         for what, draw, of, state in track(edits(asked, recipe, thetas, how), "scores", n):
             for half in HALVES:
                 weights = of.weights(half)
@@ -79,6 +82,10 @@ def edits(asked: Phenotype, recipe: Recipe, null: np.ndarray, how: Scorer) -> It
     """Yield what is done to the cells, which draw of it, the programme whose score is asked for, and the cells after it."""
     experiment, theta = asked.experiment, recipe.theta
     config, device = experiment.context.config.recipe, experiment.cached.device
+
+    def added(vector: np.ndarray) -> Edit:
+        return add_vector(torch.as_tensor(vector, dtype=torch.float32, device=device))
+
     yield RECIPE, 0, asked, how.recipe(theta, recipe.mode)
     alike = solve(experiment, recipe.settings, [experiment.sides], experiment.context.config.lam, direct=True).theta
     yield ALIKE, 0, asked, how.recipe(alike, recipe.mode) if alike.any() else how.base
@@ -89,15 +96,27 @@ def edits(asked: Phenotype, recipe: Recipe, null: np.ndarray, how: Scorer) -> It
         random = random_recipe(theta, experiment.active | (theta != 0), rng)
         yield RANDOM, draw, asked, how.recipe(random, recipe.mode)
     norm = float(np.linalg.norm(shift(experiment, theta, recipe.mode, experiment.fit_rows), axis=1).mean())
+    yield STEEPEST, 0, asked, how.state(added(norm * steepest_direction(experiment, recipe.settings)))
     for draw in range(max(1, config.n_random // 4)):
-        vector = torch.as_tensor(
-            random_direction(norm, experiment.layer.values.shape[1], rng), dtype=torch.float32, device=device
-        )
-        yield "random direction", draw, asked, how.state(add_vector(vector))
+        vector = random_direction(norm, experiment.layer.values.shape[1], rng)
+        yield "random direction", draw, asked, how.state(added(vector))
     for draw, one in enumerate(null):
         state = how.recipe(one, recipe.mode) if one.any() else how.base
         yield OWN, draw, phenotype(random_phenotype(experiment, draw)), state
         yield CROSS, draw, asked, state
+
+
+def steepest_direction(experiment: Experiment, objective: ObjectiveConfig) -> np.ndarray:
+    """Return the unit vector (D,) along which the programme's score rises fastest, on the fit's genes and cells as they are.
+
+    What a move that is no recipe could do at the same length. Of vectors that are added the gradient in theta is W_dec v, and v
+    is solved for.
+    """
+    added = replace(objective, mode="add")
+    _, gradient = model_objective(experiment, added, [experiment.sides]).value_and_gradient(np.zeros(experiment.sae.n_features))
+    W_dec = experiment.sae.W_dec.detach().cpu().numpy().astype(np.float64)
+    v = -np.linalg.lstsq(W_dec, gradient, rcond=None)[0]
+    return np.asarray(v / max(float(np.linalg.norm(v)), 1e-300))
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:

@@ -92,6 +92,7 @@ COMMANDS = [
     (["fit", "objective=latnt"], 1, "unknown objective 'latnt'; did you mean 'latent'?", "Allowed: expression, latent"),
     (["fit", "-m", "objective=latent,latnt"], 1, "did you mean 'latent'?", "Allowed: expression, latent"),
     (["fit", "model=aido_cell_3"], 1, "did you mean 'aido_cell_3m'?", "mini"),
+    (["fit", "dataset=null"], 1, "unknown dataset 'null'", "pbmc68k_reduced"),
     (["fit", "experiment=kang"], 1, "unknown experiment 'kang'; did you mean 'kang_ifnb'?", "cd4_cd8"),
     (["fit", "hydra/launcher=jblib"], 1, "did you mean 'joblib'?", "submitit_slurm"),
     (["fit", "sae.kk=3"], 1, "unknown key in sae 'kk'; did you mean 'k'?", "expansion"),

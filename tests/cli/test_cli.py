@@ -58,6 +58,15 @@ def test_help_lists_the_commands_and_groups(steer):
     assert "--multirun" in text
 
 
+def test_light_commands_wait_for_nothing_heavy():
+    heavy = ("torch", "numpy", "pandas", "hydra", "matplotlib", "filelock")
+    code = "import sys; import steerpipe.cli.runs; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(heavy) & set(loaded)
+    pinned = (Path(__file__).parents[2] / "constraints.txt").read_text()
+    assert "pydantic" not in pinned  # typer 0.29 brings it, and a quarter of a second for every command
+
+
 def test_config_is_printed_not_run(steer, tmp_path):
     text = steer("fit", "lambda=1e-3", "sae=x16_k32", "--cfg", "job", "--resolve", cwd=tmp_path).stdout
     assert "mode: absolute" in text

@@ -93,6 +93,23 @@ def test_reading_some_positions_equals_reading_all(model, values, layer):
     assert (part.expression - whole.expression[:, read]).abs().max() <= 1e-5
 
 
+def test_streams_of_some_positions_equal_those_of_all(model, values):
+    read = torch.tensor([3, 17, 40])
+    whole, part = model.streams(values, [-1, 0, 1]), model.streams(values, [-1, 0, 1], read=read)
+    for layer in (-1, 0, 1):
+        assert part[layer].shape == (4, 3, whole[layer].shape[2])
+        assert (part[layer] - whole[layer][:, read]).abs().max() <= 1e-5
+
+
+def test_the_highest_block_is_run_for_the_positions_that_are_read(model, values):
+    seen = []
+    handle = model.blocks[1].ln.register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
+    model.stream(values, 1, read=torch.tensor([3, 17, 40]))
+    model.stream(values, 1)
+    handle.remove()
+    assert seen == [3, values.shape[1]]
+
+
 def test_explicit_positions_are_honoured(model, values):
     order = torch.randperm(62, generator=torch.Generator().manual_seed(0))
     shuffled = model(values[:, order], order)

@@ -169,6 +169,7 @@ def test_a_set_is_found_by_its_name_or_its_words():
     assert find_set("go_bp:cytoplasmic_translation", "recipe.set") == (name, genes)
     with pytest.raises(SteerError, match=r"could be any of: .*in all"):
         find_set("go_bp:T cell activat", "recipe.set")
+    assert find_set("go_bp:single strand", "recipe.set")[0] == "single strand break repair"  # not those of single stranded RNA
 
 
 def test_sweeps_share_what_the_programme_does_not_change(make):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...pipeline.program_scores import ALIKE, CROSS, LEVEL, OWN, RANDOM, RECIPE, row_of
+from ...pipeline.program_scores import ALIKE, CROSS, LEVEL, OWN, RANDOM, RECIPE, STEEPEST, row_of
 from ...plot.style import COLOURS, GREY, note, styled, subplots
 from .perturb import KINDS
 from .table import Answer
@@ -20,6 +20,7 @@ HALF_COLOURS = {"seen": "#999999", "held": COLOURS["latent"]}
 KIND_COLOURS = dict(zip(KINDS, (COLOURS["latent"], COLOURS["expression"]), strict=True))
 NAMES = {
     RECIPE: "the recipe",
+    STEEPEST: "steepest direction\n(no recipe)",
     OWN: "random programmes\n(their own rise)",
     CROSS: "random programmes'\nrecipes",
     "named together": "named genes\nperturbed together",

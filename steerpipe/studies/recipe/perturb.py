@@ -56,7 +56,7 @@ class Perturber:
 
     def embeddings(self, counts: np.ndarray) -> np.ndarray:
         """Return the mean stream over valid genes at the layer, float32 (n, D): blocks 0..layer alone are run."""
-        return self._run(counts, lambda values: self.model.stream(values, self.layer)[:, self.read].float().mean(1))
+        return self._run(counts, lambda values: self.model.stream(values, self.layer, read=self.read).float().mean(1))
 
     def expression(self, counts: np.ndarray) -> np.ndarray:
         """Return the predicted log1p CP10K of the valid genes, float32 (n, G): the whole model is run."""

@@ -58,7 +58,7 @@ def activation_floor(experiment: Experiment, *, n_permutations: int, n_cells: in
         total = np.zeros(sae.n_features)
         with torch.no_grad():
             for values in model_inputs(cached.model, sp.csr_matrix(cells), experiment.context.config.model.batch_size):
-                codes = sae.encode(cached.model.stream(values, cached.layer)[:, tokens])
+                codes = sae.encode(cached.model.stream(values, cached.layer, read=tokens))
                 sizes = codes.values.abs().double().flatten().cpu().numpy()
                 total += np.bincount(codes.indices.flatten().cpu().numpy(), sizes, sae.n_features)
         return total / (len(cells) * len(cached.valid))
