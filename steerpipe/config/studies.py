@@ -293,7 +293,7 @@ class GranularityConfig:
     sizes: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128])
     """numbers of features at which the exact path is read"""
     n_random: int = 20
-    """draws of features ranked at random, and of modules of random features"""
+    """draws of features ranked at random, and of modules of random features: under 19 no module can be told from them"""
     n_permutations: int = 100
     """deals of the fit's cells between source and target, everything fitted anew: the null of every unit's gap"""
     held_cells: int = 24

@@ -62,9 +62,11 @@ def best_group(problem: LatentProblem, groups: Sequence[np.ndarray]) -> tuple[in
     return number, theta
 
 
-def single_features(problem: LatentProblem) -> list[np.ndarray]:
-    """Return every feature that may move as a group of its own."""
-    return [np.array([f]) for f in np.flatnonzero(problem.free)]
+def best_feature(problem: LatentProblem) -> np.ndarray:
+    """Return the theta (F,) of the one feature that lowers the loss most, within the bounds."""
+    theta = np.where(problem.free, np.clip(problem.b / np.maximum(problem.diagonal, 1e-300), *problem.bounds), 0.0)
+    best = int((theta * (2 * problem.b - theta * problem.diagonal)).argmax())
+    return np.where(np.arange(len(theta)) == best, theta, 0.0)
 
 
 def members_of(labels: np.ndarray) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from steerpipe.studies.granularity.table import target_row
 from steerpipe.studies.granularity.targets import Target
 
 WIDTH, FIT, HELD, NOISE = 96, 40, 24, 0.15
-SETTINGS = ("granularity.n_permutations=24", "granularity.n_random=12", "granularity.sizes=[1,2,3,4,6,8,12,16,24,32,48,64]")
+SETTINGS = ("granularity.n_permutations=20", "granularity.n_random=20", "granularity.sizes=[1,2,3,4,6,8,12,16,32,64]")
 
 
 class LayerScorer:

@@ -15,6 +15,7 @@ import torch
 from ...config import ObjectiveConfig
 from ...config.studies import GranularityConfig
 from ...evaluate.granularity import (
+    best_feature,
     best_group,
     first_features,
     gap_closed,
@@ -22,7 +23,6 @@ from ...evaluate.granularity import (
     off_target,
     random_groups,
     ranking,
-    single_features,
 )
 from ...evaluate.population import permutation_p
 from ...evaluate.scorer import Scorer
@@ -111,7 +111,7 @@ class Bench:
         """Return the thetas (F,) of every unit, fitted on some rows; `n features` for every size up to the whole path."""
         problem = self.problem(sides)
         order = ranking(problem)
-        found = {SINGLE: best_group(problem, single_features(problem))[1]}
+        found = {SINGLE: best_feature(problem)}
         for name, some in ((COMPONENT, groups.component), (MODULE, groups.module)):
             if some:
                 found[name] = best_group(problem, some)[1]
