@@ -24,7 +24,7 @@ if __name__ == "__main__":
     parser.add_argument("--cells", type=int, default=300, help="cells per dataset, drawn at random with seed 0")
     options = parser.parse_args()
     model = load_model(options.model)
-    train = training_counts(compose().pretrain.dataset, model.genes)
+    train = training_counts(compose(), model.genes)
     result = {}
     for name in DATASETS:
         if name != "pbmc68k_reduced" and not (data_dir() / f"{name}.h5ad").is_file():

@@ -65,6 +65,13 @@ class DatasetConfig:
     """column of var with the gene symbols or Ensembl ids, or index; null: the one that matches most of the model's genes"""
     groups: dict[str, list[str]] = field(default_factory=dict)
     """names for sets of labels, for use in `contrast`"""
+    perturbation: str | None = None
+    """obs column of the perturbed gene, or of two as A+B or A_B"""
+    control: str | None = None
+    """in that column, the label of unperturbed cells"""
+    held: list[str] = field(default_factory=list)
+    """in that column, perturbations whose cells are all test cells: no model that steer pretrain makes of this dataset, no
+    dictionary and no recipe ever sees them"""
     aliases: bool = True
     """match genes through the alias map and by Ensembl id too"""
     duplicates: str = "sum"
@@ -80,6 +87,8 @@ class DatasetConfig:
         if not 0 <= self.test_share < 1:
             raise SteerError(f"dataset.test_share={self.test_share} must lie in [0, 1).")
         one_of("dataset.duplicates", self.duplicates, ("sum", "refuse"))
+        if self.held and self.perturbation is None:
+            raise SteerError("dataset.held names perturbations: say in dataset.perturbation which obs column has them.")
         if self.name == "h5ad" and self.path is None:
             raise SteerError("dataset.path is needed: add dataset.path=my.h5ad dataset.label=cell_type to the command.")
 

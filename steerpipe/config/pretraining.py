@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import SteerError
+from .checks import one_of
 
 
 @dataclass
@@ -75,7 +76,12 @@ class PretrainConfig(Recipe):
     """How `steer pretrain` makes the embedded model (group `pretrain`)."""
 
     dataset: str = "pbmc8k"
-    """what it is trained on"""
+    """what it is trained on: a dataset by name. Of the configured `dataset` it is what fits may see: no test cell, none of
+    dataset.held"""
+    path: str | None = None
+    """for `h5ad`, a file other than the configured dataset's"""
+    panel: str = "variable"
+    """genes of the model: variable (pretrain.panel_size of the 19,264, see pretraining.panel), or all that the dataset has"""
     panel_size: int = 2048
     """genes of the model"""
     start: str | None = None
@@ -85,5 +91,6 @@ class PretrainConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("pretrain.panel", self.panel, ("variable", "all"))
         if self.start is not None and not self.settle_steps + self.finish_steps:
             raise SteerError(f"pretrain.start={self.start} leaves nothing to train; add pretrain=finish.")

@@ -189,9 +189,29 @@ def pbmc8k(cfg: DatasetConfig | None = None) -> AnnData:
     return AnnData(sp.csr_matrix(table.to_numpy(np.float32).T), obs=obs, var=pd.DataFrame(index=table.index.astype(str)))
 
 
-def _local(name: str) -> AnnData:
-    path = data_dir() / f"{name}.h5ad"
+def papalexi(cfg: DatasetConfig | None = None) -> AnnData:
+    """THP-1 cells with one of 25 genes knocked out, or none (ECCITE-seq, GSE153056), 299 genes, from $STEER_DATA.
+
+    Cells in which the top guide has less than MIN_GUIDE of the guide counts are left out: their `target` is a guess.
+    """
+    adata = _local("papalexi_299genes", "papalexi")
+    return adata[adata.obs["guide_frac"].to_numpy() >= MIN_GUIDE].copy()
+
+
+def norman(cfg: DatasetConfig | None = None) -> AnnData:
+    """K562 cells with one or two of 33 CRISPRa targets (GSE133344), 500 genes, from $STEER_DATA; doubles are A+B."""
+    adata = _local("norman_mcfaline_500genes", "norman")
+    return adata[(adata.obs["dataset"] == "norman19").to_numpy()].copy()
+
+
+MIN_GUIDE = 0.8
+"""Least share of a cell's guide counts that its top guide has: 78 % of papalexi's cells."""
+
+
+def _local(file: str, name: str | None = None) -> AnnData:
+    path = data_dir() / f"{file}.h5ad"
     if not path.is_file():
+        name = name or file
         msg = f"dataset {name} is not at {path}; set STEER_DATA to the folder that has it, or use dataset=pbmc68k_reduced."
         raise SteerError(msg)
     return read_h5ad(path)
@@ -202,5 +222,7 @@ LOADERS: dict[str, Callable[[DatasetConfig], AnnData | Matrices]] = {
     "pbmc3k": pbmc3k,
     "kang_ifnb": kang_ifnb,
     "pbmc8k": pbmc8k,
+    "papalexi": papalexi,
+    "norman": norman,
     "h5ad": lambda cfg: open_file(Path(str(cfg.path))),
 }

@@ -7,7 +7,8 @@ import pandas as pd
 
 from ..config import DatasetConfig
 from ..errors import SteerError, unknown
-from .labels import label_key
+from .labels import find_label, label_key
+from .perturbations import perturbation_labels
 
 MARKS = {"test": True, "train": False}
 """What an obs column that marks the test cells may hold beside true and false (1 and 0), in any case of letters."""
@@ -20,6 +21,8 @@ def test_cells(obs: pd.DataFrame, dataset: DatasetConfig) -> np.ndarray:
     donor and a random order, and every (1 / test_share)-th is taken, from a random start (Cochran, Sampling Techniques, 1977,
     chapter 8). So every label, and every donor within it, gives its share to within one cell, however few it has.
 
+    Every cell of a perturbation in `dataset.held` is a test cell beside them.
+
     Parameters
     ----------
     obs : labels, one row a cell
@@ -27,7 +30,7 @@ def test_cells(obs: pd.DataFrame, dataset: DatasetConfig) -> np.ndarray:
     Raises
     ------
     SteerError
-        No such column, a mark that is neither true/false nor test/train, or no cell left to fit on.
+        No such column or perturbation, a mark that is neither true/false nor test/train, or no cell left to fit on.
     """
     test = np.zeros(len(obs), bool)
     if dataset.test is not None:
@@ -39,6 +42,11 @@ def test_cells(obs: pd.DataFrame, dataset: DatasetConfig) -> np.ndarray:
         order = np.lexsort([np.unique(key, return_inverse=True)[1] for key in keys])  # the last key sorts first
         steps = np.floor(np.arange(len(obs) + 1) * dataset.test_share + rng.random())
         test[order] = np.diff(steps) > 0
+    if dataset.held:
+        labels = perturbation_labels(obs, dataset)
+        test |= labels.isin(
+            [find_label(one, labels.unique(), what="perturbation in dataset.held") for one in dataset.held]
+        ).to_numpy()
     if test.all():
         raise SteerError("every cell is a test cell, and none is left to fit on; see dataset.test and dataset.test_share.")
     return test

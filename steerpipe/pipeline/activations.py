@@ -249,7 +249,8 @@ def _labels(obs: pd.DataFrame) -> pd.DataFrame:
 
 def _labels_key(config: Config, obs: pd.DataFrame) -> str:
     """What identifies the columns that the settings name: all that is read of obs."""
-    named = {config.dataset.label, config.dataset.batch, config.dataset.test, config.contrast.column}
+    dataset = config.dataset
+    named = {dataset.label, dataset.batch, dataset.test, dataset.perturbation, config.contrast.column}
     whole = hashlib.sha256()
     for name in sorted(str(name) for name in named & set(obs)):
         whole.update(f"{name}\n".encode() + pd.util.hash_pandas_object(obs[name], index=False).to_numpy().tobytes())
@@ -280,7 +281,7 @@ def _key(config: Config, digest: str) -> dict[str, Any]:
     """What identifies an extraction in the store, with the digest of the model's files."""
     dataset = as_dict(config.dataset)
     # every column of obs is stored, whichever is looked at, and every cell, whatever it is for
-    for name in ("groups", "label", "batch", "test", "test_share", "split_seed"):
+    for name in ("groups", "label", "batch", "test", "test_share", "split_seed", "perturbation", "control", "held"):
         dataset.pop(name)
     inputs = [digest]
     if config.dataset.path is None:  # one of ours, whose names are in the index

@@ -13,11 +13,14 @@ from anndata import AnnData
 from ..config import Config, DatasetConfig, as_dict
 from ..data import datasets
 from ..data.contrast import group_labels
+from ..data.counts import read_rows
 from ..data.genes import align, gene_list
+from ..data.split import fit_and_test
+from ..digest import file_digest
 from ..models.aido_cell import AidoCell, ArchConfig
 from ..models.checkpoints import OWN_LICENCE, load_model, model_digest, provenance, save_model
 from ..models.preprocess import DepthRule
-from ..pretraining.panel import build_panel
+from ..pretraining.panel import build_panel, whole_panel
 from ..pretraining.score import Profiles, identity_table, masked_table
 from ..pretraining.train import pretrain
 from ..progress import add_task, progress
@@ -27,17 +30,36 @@ from .context import Context
 
 log = logging.getLogger(__name__)
 VERSION = 3
+SPLIT = ("test_share", "split_seed", "test", "held", "label", "batch", "perturbation", "layer", "max_cells")
+"""Of the configured dataset's settings, what says which cells the model may see."""
 MINI_FOLD = 4.0
 """`mini` is asked for a profile four times deeper than the cell: the middle of what it was trained on."""
 
 
-def training_counts(dataset: str, genes: Sequence[str]) -> np.ndarray:
+def own_cells(config: Config) -> bool:
+    """Return whether the model is trained on the configured dataset: then on the cells that fits may see alone."""
+    asked, own = config.pretrain, config.dataset
+    if asked.path is not None:
+        return own.path is not None and Path(asked.path).resolve() == Path(own.path).resolve()
+    return asked.dataset == own.name
+
+
+def training_data(config: Config) -> tuple[AnnData, np.ndarray]:
+    """Return the data that a model is trained on, and the positions of its training cells."""
+    if own_cells(config):
+        adata = datasets.load(config.dataset)
+        return adata, fit_and_test(adata.obs, config.dataset)[0]
+    adata = datasets.load(DatasetConfig(name=config.pretrain.dataset, path=config.pretrain.path))
+    return adata, np.arange(adata.n_obs)
+
+
+def training_counts(config: Config, genes: Sequence[str]) -> np.ndarray:
     """Return the training cells' counts over a model's genes, uint16 (N, G)."""
-    return _counts_over(datasets.load(DatasetConfig(name=dataset)), genes)
+    return _counts_over(*training_data(config), genes)
 
 
-def _counts_over(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
-    return np.asarray(align(adata.var_names, genes).apply(adata.X[:]).toarray().astype(np.uint16))
+def _counts_over(adata: AnnData, cells: np.ndarray, genes: Sequence[str]) -> np.ndarray:
+    return np.asarray(align(adata.var_names, genes).apply(read_rows(adata.X, cells)).toarray().astype(np.uint16))
 
 
 def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells: int) -> dict[str, pd.DataFrame]:
@@ -47,25 +69,32 @@ def score_model(model: AidoCell, config: Config, train: np.ndarray, *, max_cells
     ----------
     config : its dataset's groups `cd4` and `cd8` say which cells those are; its layer is probed
     train : uint16 (M, G) the model's training cells, for the predictors that it is compared with
-    max_cells : cells scored at the most, in either table, drawn with seed 0
+    max_cells : cells scored at the most, in either table, drawn with seed 0; of a dataset that it was trained on, test cells
     """
     cells = load_cells(config, model.genes)
     counts = cells[:].toarray()
     rng = np.random.default_rng(0)
+    unseen = fit_and_test(cells.obs, config.dataset)[1] if own_cells(config) else np.arange(len(counts))
 
     def some(rows: np.ndarray) -> np.ndarray:
         return np.sort(rng.permutation(rows)[:max_cells])
 
-    rows = some(np.arange(len(counts)))
+    rows = some(unseen)
     tables = {"masked": masked_table(model, Profiles(counts[rows], cells.valid), train)}
     groups, label = config.dataset.groups, config.dataset.label
     if label is not None and {"cd4", "cd8"} <= groups.keys():
         labels = cells.obs[label].astype(str)
         cd4, cd8 = (labels.isin(group_labels(name, config.dataset, labels)) for name in ("cd4", "cd8"))
-        rows = some(np.flatnonzero(cd4 | cd8))
+        rows = some(np.intersect1d(unseen, np.flatnonzero(cd4 | cd8)))
         positive = cd8.to_numpy()[rows]
         tables["identity"] = identity_table(model, Profiles(counts[rows], cells.valid), positive, config.layer.index)
     return tables
+
+
+def _files(config: Config) -> list[str]:
+    """The file that is trained on, where it is one of the user's."""
+    path = config.pretrain.path or (config.dataset.path if own_cells(config) else None)
+    return [path] if path is not None and Path(path).is_file() else []
 
 
 def trained(context: Context) -> Artefact:
@@ -73,17 +102,23 @@ def trained(context: Context) -> Artefact:
     config = context.config.pretrain
     settings = as_dict(config)
     minutes = settings.pop("minutes")
+    settings.pop("path")  # the file's digest stands for it
+    if config.panel == "variable":  # the default is no part of a key
+        settings.pop("panel")
 
     def build(folder: Path) -> None:
-        adata = datasets.load(DatasetConfig(name=config.dataset))
+        adata, cells = training_data(context.config)
         embedded = datasets.pbmc68k_reduced()
         if config.start is None:
             required = [gene for gene in embedded.var_names if gene in set(gene_list())]
-            panel = build_panel(adata, required, size=config.panel_size)
+            if config.panel == "all":
+                panel = whole_panel(adata.var_names)
+            else:
+                panel = build_panel(adata[cells].copy(), required, size=config.panel_size)
             model = AidoCell(ArchConfig(128, 6, 4, 320, len(panel), depth=DepthRule(0.0, MINI_FOLD)), panel)
         else:
             model = load_model(config.start)
-        counts = _counts_over(adata, model.genes)
+        counts = _counts_over(adata, cells, model.genes)
         with progress() as bar:
             task = add_task(bar, "pretrain", config.total_steps)
 
@@ -91,9 +126,9 @@ def trained(context: Context) -> Artefact:
                 bar.update(task, completed=step, note=f"loss {row['loss']:.4f}")
                 log.info("step %d %s", step, {k: round(v, 4) for k, v in row.items() if k != "step"})
 
-            small = align(embedded.var_names, model.genes).valid
+            panels = [] if config.panel == "all" else [align(embedded.var_names, model.genes).valid]
             started = config.start is not None
-            pretrain(model, counts, config, folder, panels=[small], started=started, minutes=minutes, report=report)
+            pretrain(model, counts, config, folder, panels=panels, started=started, minutes=minutes, report=report)
         # what is trained on from somebody's weights stays under their licence
         licence = OWN_LICENCE if config.start is None else provenance(config.start)["licence"]
         save_model(model, folder, licence=licence)
@@ -101,4 +136,7 @@ def trained(context: Context) -> Artefact:
             file.unlink()
 
     inputs = [] if config.start is None else [model_digest(config.start)]
+    if own_cells(context.config):
+        settings["cells"] = {name: value for name, value in as_dict(context.config.dataset).items() if name in SPLIT}
+    inputs += [file_digest(Path(path)) for path in _files(context.config)]
     return built(context, "pretrain", build, version=VERSION, reads=settings, inputs=inputs)

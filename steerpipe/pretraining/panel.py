@@ -1,12 +1,15 @@
-"""The gene panel of `mini`: about two thousand genes of the 19,264, in the list's order."""
+"""The gene panel of a model that is trained: of `mini` two thousand genes of the 19,264, or every gene of a dataset."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
 
 from ..data.genes import RESOURCES, alias_map, align, gene_list
+from ..errors import SteerError
 
 
 def marker_genes() -> list[str]:
@@ -16,6 +19,22 @@ def marker_genes() -> list[str]:
     known, alias = set(gene_list()), alias_map()
     found = (name if name in known else alias.get(name) for name in names)
     return list(dict.fromkeys(gene for gene in found if gene))
+
+
+def whole_panel(names: Sequence[str]) -> list[str]:
+    """Return every gene of a dataset, in its order: symbols as they are, Ensembl ids by today's symbol where there is one.
+
+    Raises
+    ------
+    SteerError
+        A name with a space: genes.txt has one a line.
+    """
+    alias = alias_map()
+    genes = dict.fromkeys(alias.get(name.split(".")[0], name) if name.startswith("ENSG") else name for name in map(str, names))
+    broken = next((gene for gene in genes if len(gene.split()) != 1), None)
+    if broken is not None:
+        raise SteerError(f"pretrain.panel=all: gene name '{broken}' has a space; rename it, or take pretrain.panel=variable.")
+    return list(genes)
 
 
 def build_panel(train: AnnData, required: list[str], *, size: int = 2048) -> list[str]:

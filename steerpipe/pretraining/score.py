@@ -167,15 +167,17 @@ def _best_ridge(known: np.ndarray, masked: np.ndarray, truth: np.ndarray, rng: n
 
 
 def _best_knn(known: np.ndarray, masked: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    pcs = PCA(50, svd_solver="randomized", random_state=0).fit(known[:, ~masked])
+    n_pcs = min(50, len(known) - 1, int((~masked).sum()))
+    pcs = PCA(n_pcs, svd_solver="randomized", random_state=0).fit(known[:, ~masked])
     X, Y, order = pcs.transform(known[:, ~masked]), known[:, masked], rng.permutation(len(known))
     held, fit = order[: len(order) // 10], order[len(order) // 10 :]
+    counts = [k for k in NEIGHBOURS if k <= len(fit)] or [len(fit)]
 
     def neighbours(base: np.ndarray, query: np.ndarray) -> np.ndarray:
-        return np.asarray(NearestNeighbors(n_neighbors=max(NEIGHBOURS)).fit(base).kneighbors(query, return_distance=False))
+        return np.asarray(NearestNeighbors(n_neighbors=max(counts)).fit(base).kneighbors(query, return_distance=False))
 
     near = neighbours(X[fit], X[held])
-    errors = {k: float(np.square(Y[fit][near[:, :k]].mean(1) - Y[held]).mean()) for k in NEIGHBOURS}
+    errors = {k: float(np.square(Y[fit][near[:, :k]].mean(1) - Y[held]).mean()) for k in counts}
     best = min(errors, key=errors.__getitem__)
     return np.stack([Y[row[:best]].mean(0) for row in neighbours(X, pcs.transform(truth[:, ~masked]))])
 

@@ -94,7 +94,7 @@ def masked_score(model: AidoCell, data: ThinnedCells, cells: np.ndarray, mean: T
             truth = batch.target[batch.masked]
             error += float((y[batch.masked] - truth).square().sum())
             base += float((mean[batch.positions[:, :n]][batch.masked] - truth).square().sum())
-    return error / base
+    return error / base if base > 0 else float("nan")  # of a few cells, none may be masked
 
 
 def pretrain(

@@ -73,7 +73,7 @@ def test_it_tells_cd8_from_cd4_on_pbmc3k_better_than_raw_counts(mini):
 @pytest.mark.slow
 def test_masked_genes_on_pbmc3k_are_predicted_better_than_by_their_mean_ridge_and_knn(mini):
     config = compose("dataset=pbmc3k")
-    table = score_model(mini, config, training_counts("pbmc8k", mini.genes), max_cells=150)["masked"]
+    table = score_model(mini, config, training_counts(compose(), mini.genes), max_cells=150)["masked"]
     scores = table.set_index("predictor")["mse_over_mean"]
     assert scores["gene mean"] == pytest.approx(1.0)
     assert max(scores["ridge"], scores["kNN"]) < 1.0
