@@ -18,11 +18,22 @@ from .floors import matched_features
 
 PATH_END, N_PATH = 1e-3, 60
 POWERS = (0.25, 0.5, 0.75, 1.0)
+STEADY = 4.0
 NEAREST = 20
 """Features of most like activity from which a random group's member is drawn."""
 SMALLEST_WAY = 0.1
 """A way to another label that keeps less of its length once it is orthogonalised to the target's is no direction of its own."""
 TINY = 1e-12
+
+
+def steady(zbar: np.ndarray) -> np.ndarray:
+    """Return bool (F,): features whose mean code over cells (n, F) is at least STEADY of its standard errors from 0.
+
+    What a theta does is in proportion to that mean. A feature that is all but silent in the fit's cells can be given any shift
+    by a theta of thousands, and does something else in every other draw of cells: it is no unit.
+    """
+    error = zbar.std(0, ddof=1) / np.sqrt(len(zbar))
+    return np.asarray(np.abs(zbar.mean(0)) > STEADY * error)
 
 
 def ranking(problem: LatentProblem) -> np.ndarray:

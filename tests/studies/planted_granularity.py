@@ -35,12 +35,17 @@ class LayerScorer:
         return {("layer", name): value for name, value in self.population.values(self.before + moved).items()}
 
 
-def rows_of(direction, *, modules=(), seed=0):
-    """Return the readings, units and random units of one target: its cells are the source's, moved by a direction (F,)."""
+def rows_of(direction, *, modules=(), silent=(), seed=0):
+    """Return the readings, units and random units of one target: its cells are the source's, moved by a direction (F,).
+
+    `silent` features fire in one cell of the fit alone.
+    """
     rng = np.random.default_rng(seed)
     W = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
     n = 2 * (FIT + HELD)
     zbar = 0.5 + 0.02 * rng.standard_normal((n, WIDTH))
+    zbar[:, list(silent)] = 0
+    zbar[0, list(silent)] = 0.01
     layer = zbar @ W + NOISE * rng.standard_normal((n, WIDTH))
     parts = np.split(np.arange(n), np.cumsum([FIT, FIT, HELD]))
     fit, held = Sides(*parts[:2]), Sides(*parts[2:])

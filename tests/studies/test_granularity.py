@@ -18,6 +18,7 @@ from steerpipe.evaluate.granularity import (
     off_target,
     random_groups,
     ranking,
+    steady,
 )
 from steerpipe.steering.lasso import LatentProblem
 from steerpipe.studies.granularity.table import RULE, verdict
@@ -65,6 +66,19 @@ def test_a_target_of_a_module():
     other, _, _ = rows_of(direction(FOUR, 1.2), modules=[np.arange(80, 84), np.arange(20, 28)])
     assert other["module_share"] < 0.3
     assert other["verdict"] == "a step"
+
+
+def test_a_feature_that_is_all_but_silent_is_no_unit():
+    """A theta of thousands would bring the fit's cells to the target, and do nothing to the held-out ones."""
+    row, units, _ = rows_of(direction([90], 2.0), silent=[90])
+    assert row["single_share"] < 0.2
+    assert row["verdict"] != "one feature"
+    assert units["gap"].between(-0.5, 1.5).all()
+
+
+def test_steady_features(rng):
+    zbar = np.column_stack([np.ones(30) + 0.1 * rng.standard_normal(30), rng.standard_normal(30), np.zeros(30)])
+    assert steady(zbar).tolist() == [True, False, False]
 
 
 def test_a_dense_target_is_a_continuum(dense):

@@ -1,4 +1,4 @@
-"""`steer granularity` end to end, on a tiny model with random weights: groups by the cells' phase, and a programme."""
+"""`steer granularity` end to end, on a tiny model with random weights: pairs of labels, and a programme."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from steerpipe.studies.granularity.targets import find_targets, finder
 from ..made import Made, a_run
 
 WORDS = ["debug=small", "model=local", "layer=1", "dataset.max_cells=200", "sae.tokens=20000", "annotate.min_size=3"]
-PHASE = ["dataset.label=phase", "contrast.source=G1", "contrast.target=S", "dataset.test_share=0.4"]
+LABELS = ["dataset.test_share=0.4"]
 PROGRAM = "granularity.programs=['go_bp:T cell activation involved in immune response']"
 
 
@@ -29,7 +29,7 @@ def make(tiny_folder, tmp_path_factory):
 
     def make(*overrides):
         run = a_run(folder / f"run{len(list(folder.glob('run*')))}")
-        words = [*WORDS, *PHASE, f"model.path={tiny_folder}", PROGRAM, *overrides]
+        words = [*WORDS, *LABELS, f"model.path={tiny_folder}", PROGRAM, *overrides]
         return Made(compose(*words), Store(folder / "store"), run=run)
 
     return make
@@ -65,7 +65,7 @@ def test_tables_figure_and_conclusion(done):
 def test_targets_share_no_cell_and_keep_the_split(make):
     context = make()
     experiment = prepare(context, find=finder(context.config))
-    split, phase = experiment.split, experiment.activations.obs["phase"].to_numpy()
+    split, labels = experiment.split, experiment.activations.obs["bulk_labels"].to_numpy()
     for target in find_targets(experiment):
         source, goal, held = (experiment.cells[rows] for rows in (*target.sides, target.held))
         assert set(source) | set(goal) <= set(split.source_fit)
@@ -74,11 +74,11 @@ def test_targets_share_no_cell_and_keep_the_split(make):
         assert not set(source) & set(goal)
         if target.kind == "pair":
             a, b = target.name.split(" -> ")
-            assert set(phase[source]) | set(phase[held]) == {a}
-            assert set(phase[goal]) | set(phase[target.target_held]) == {b}
+            assert set(labels[source]) | set(labels[held]) == {a}
+            assert set(labels[goal]) | set(labels[target.target_held]) == {b}
             assert target.others.shape[0] == 1
         else:
-            counts = [pd.Series(phase[cells]).value_counts().to_dict() for cells in (source, goal)]
+            counts = [pd.Series(labels[cells]).value_counts().to_dict() for cells in (source, goal)]
             assert counts[0] == counts[1]  # the same labels on both sides
             assert target.others.shape[0] == 3
 
@@ -86,12 +86,12 @@ def test_targets_share_no_cell_and_keep_the_split(make):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["granularity.labels=[G1,G7]"], "unknown label in granularity.labels 'G7'"),
+        (["granularity.labels=[Dendritic,Dendrites]"], "unknown label in granularity.labels 'Dendrites'"),
         (["granularity.min_cells=190"], r"two labels with granularity.min_cells=190 cells.* There are: "),
         (["granularity.programs=['go_bp:no such thing']"], "granularity.programs"),
         (["objective.mode=add"], "take multiply"),
         (["objective.tokens=all"], "objective.tokens=genes"),
-        (["dataset.label=null", "contrast.column=phase"], "set dataset.label"),
+        (["dataset.label=null", "contrast.column=bulk_labels"], "set dataset.label"),
     ],
 )
 def test_mistakes(make, words, message):

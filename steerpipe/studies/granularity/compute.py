@@ -23,6 +23,7 @@ from ...evaluate.granularity import (
     off_target,
     random_groups,
     ranking,
+    steady,
 )
 from ...evaluate.population import permutation_p
 from ...evaluate.scorer import Scorer
@@ -35,7 +36,7 @@ from ...steering.intervene import add_vector
 from ...steering.lasso import LatentProblem
 from .targets import Target
 
-VERSION = 1
+VERSION = 2
 SINGLE, MODULE, COMPONENT, WHOLE, DENSE = "best feature", "best module", "best component", "whole path", "dense vector"
 THROUGH = (SINGLE, MODULE, COMPONENT, "4 features", "16 features", WHOLE)
 """Units that are run through the model, for their effect on expression; the dense vector is, too."""
@@ -85,14 +86,10 @@ class Bench:
         ends = [np.asarray(self.experiment.layer[cells], np.float64).mean(0) for cells in (here, there)]
         return np.asarray(ends[1] - ends[0])
 
-    @property
-    def active(self) -> np.ndarray:
-        """bool (F,): features that fire in the source cells of the fit."""
-        return np.asarray((self.experiment.activity[self.target.sides.source] > 0).any(0))
-
     def problem(self, sides: Sides) -> LatentProblem:
         """Return the latent problem of some rows of the fit."""
-        return latent_problem(self.experiment, self.objective, [sides])
+        among = steady(self.experiment.zbar[sides.source])
+        return latent_problem(self.experiment, self.objective, [sides], among=among)
 
     def dense(self, sides: Sides) -> np.ndarray:
         """Return the mean difference (D,) of some rows of the fit."""

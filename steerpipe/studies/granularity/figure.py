@@ -35,7 +35,8 @@ def granularity(curves: pd.DataFrame, targets: pd.DataFrame, caption: str) -> Fi
         band = over[["random_lo", "random_hi"]].median()
         left.fill_between(band.index, band["random_lo"], band["random_hi"], color="#dddddd", zorder=0, label="random features")
         side = left.twinx()
-        side.plot(over["off_target"].mean(), color="black", ls="--", lw=1.2)
+        many = over.size() >= len(there) / 2  # a mean over few targets is of others than the mean beside it
+        side.plot(over["off_target"].mean()[many], color="black", ls="--", lw=1.2)
         side.set_ylabel("mean movement towards other labels (dashed)")
         side.set_ylim(0, max(1e-9, 2.5 * float(over["off_target"].mean().max())))
     for name, mark in (("component", "s"), ("module", "^")):
@@ -49,9 +50,9 @@ def granularity(curves: pd.DataFrame, targets: pd.DataFrame, caption: str) -> Fi
     left.axhline(0.5, color="black", lw=0.5, ls=":")
     left.set_xscale("log", base=2)
     left.set(xlabel="features", ylabel="gap closed, share of the dense vector's")
-    left.set_ylim(min(-0.05, float(np.nanmin(some["share"], initial=0))), 1.25)
+    left.set_ylim(min(-0.05, float(some["share"].min()) if len(some) else 0.0), 1.5)
     left.xaxis.set_major_formatter("{x:.0f}")
-    left.legend(loc="upper left", ncols=2)
+    left.legend(loc="upper left", ncols=3)
     left.set_title("a  held-out cells", loc="left")
     _halves(right, targets.head(MOST_NAMED))
     note(figure, caption)
@@ -74,5 +75,5 @@ def _halves(ax: Axes, targets: pd.DataFrame) -> None:
     ax.xaxis.set_major_formatter("{x:.0f}")
     ax.set_yticks(at, targets["target"], fontsize=6.5)
     ax.set_ylim(-0.7, len(targets) - 0.3)
-    ax.set_xlabel("features for half of the dense vector's gap; |: ranked at random")
+    ax.set_xlabel("features for half of the gap; |: at random")
     ax.set_title("b  n50", loc="left")
