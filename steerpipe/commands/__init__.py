@@ -68,6 +68,11 @@ COMMANDS = (
         "recipe",
     ),
     Command(
+        "granularity",
+        "For many targets: how far do one feature, a module, n features and all of them go? Step, or continuum?",
+        "granularity",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

@@ -275,6 +275,38 @@ class RecipeConfig:
         share("recipe", self, "ratio", "stable")
 
 
+@dataclass
+class GranularityConfig:
+    """How many features a change of state takes, for many targets (group `granularity`)."""
+
+    labels: list[str] = field(default_factory=list)
+    """labels of dataset.label; every ordered pair of them is a target. Empty: those with enough cells"""
+    max_labels: int = 6
+    """labels when none are named: those with most cells"""
+    min_cells: int = 20
+    """cells that a label needs, test cells included"""
+    max_cells: int = 60
+    """cells of a label at the most, drawn at random, test cells as often as in the dataset"""
+    programs: list[str] = field(default_factory=list)
+    """gene programmes as further targets, each LIBRARY:SET, say 'go_bp:T cell activation': within every label, from the third
+    of the cells whose predicted expression has least of it to the third that has most"""
+    sizes: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128])
+    """numbers of features at which the exact path is read"""
+    n_random: int = 20
+    """draws of features ranked at random, and of modules of random features: under 19 no module can be told from them"""
+    n_permutations: int = 100
+    """deals of the fit's cells between source and target, everything fitted anew: the null of every unit's gap"""
+    held_cells: int = 24
+    """held-out cells of either side that are scored, at the most"""
+
+    def __post_init__(self) -> None:
+        positive("granularity", self, "max_labels", "min_cells", "max_cells", "n_random", "n_permutations", "held_cells")
+        if len(self.labels) == 1 or (not self.labels and self.max_labels < 2):
+            raise SteerError("granularity needs two labels at least: name them in granularity.labels, or raise max_labels.")
+        if len(self.sizes) < 4 or self.sizes != sorted(set(self.sizes)) or self.sizes[0] < 1:
+            raise SteerError(f"granularity.sizes={self.sizes} must be four or more ascending numbers of features, from 1 up.")
+
+
 @dataclass(kw_only=True)
 class Studies:
     """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
@@ -289,3 +321,4 @@ class Studies:
     circuits: CircuitsConfig
     regulation: RegulationConfig
     recipe: RecipeConfig
+    granularity: GranularityConfig

@@ -91,7 +91,7 @@ def split_contrast(
         _check(chosen, len(fit), len(test), labels, scored)
     if max_cells is not None:
         most, share = max(MIN_CELLS, max_cells), len(parts[1]) / len(obs)
-        sides = {name: _cap(fit, test, most, share, contrast.seed) for name, (fit, test) in sides.items()}
+        sides = {name: capped(fit, test, most, share, contrast.seed) for name, (fit, test) in sides.items()}
     return Split(*sides["source"], *sides["target"])
 
 
@@ -136,7 +136,7 @@ def _deal(cells: np.ndarray, seed: int, part: int) -> tuple[np.ndarray, np.ndarr
     return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
 
 
-def _cap(fit: np.ndarray, test: np.ndarray, n: int, share: float, seed: int) -> list[np.ndarray]:
+def capped(fit: np.ndarray, test: np.ndarray, n: int, share: float, seed: int) -> list[np.ndarray]:
     """Keep n cells at the most, of which a share are test cells."""
     if len(fit) + len(test) <= n:
         return [fit, test]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,12 +150,13 @@ class Experiment:
         return pick_de_genes(source, target, expressed, self.seen_genes, self.context.config.evaluate.n_genes)
 
 
-def prepare(context: Context, *, scored: bool = False) -> Experiment:
+def prepare(context: Context, *, scored: bool = False, find: Callable[[pd.DataFrame], Split] | None = None) -> Experiment:
     """Load an experiment, building what is missing: activations, dictionary, and the contrast cells' way through the model.
 
     Parameters
     ----------
     scored : refuse, before anything is computed, a contrast with too few test cells to be scored
+    find : says of obs which cells there are, in place of the configured contrast
     """
     config = context.config
     if config.model.tokens != "all":
@@ -166,9 +168,10 @@ def prepare(context: Context, *, scored: bool = False) -> Experiment:
         msg = "a gene-centred SAE has means of the dataset's genes alone: take objective.tokens=genes, or sae.centre=none."
         raise SteerError(msg)
 
-    def find(obs: pd.DataFrame) -> Split:
+    def contrast(obs: pd.DataFrame) -> Split:
         return split_contrast(obs, config.contrast, config.dataset, max_cells=config.model.contrast_cells, scored=scored)
 
+    find = find or contrast
     source = activations(context, find)
     split = find(source.obs)
     layer = layer_index(config)

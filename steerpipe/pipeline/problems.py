@@ -52,8 +52,12 @@ def weight_of(lam: LambdaConfig, lam_max: float) -> float:
     return lam.value if lam.mode == "absolute" else lam.value * lam_max
 
 
-def latent_problem(experiment: Experiment, objective: ObjectiveConfig, groups: Groups | None = None) -> LatentProblem:
+def latent_problem(
+    experiment: Experiment, objective: ObjectiveConfig, groups: Groups | None = None, *, among: np.ndarray | None = None
+) -> LatentProblem:
     """Return the latent problem of some cells towards the mean embeddings of others.
+
+    `among`, bool (F,), holds back further features than objective.learnable does.
 
     With several groups, each is one pseudo-cell in the population form, of its mean code and mean embedding. To add a vector
     at a share of the pooled tokens moves every embedding by that share of it: with `add` each cell's mean code is that share,
@@ -80,6 +84,7 @@ def latent_problem(experiment: Experiment, objective: ObjectiveConfig, groups: G
         first = np.eye(len(way)) if metric is None else metric
         metric = first @ orthogonal_penalty(way @ first, objective.orthogonal)
     free = learnable_features(experiment, objective.learnable, np.concatenate([s.source for s in groups]))
+    free = free if among is None else free & among
     arrays = np.concatenate(codes), W_dec, np.concatenate(embeddings), np.concatenate(goals), free
     return LatentProblem(*arrays, match="cell" if pooled else objective.match, metric=metric, bounds=bounds(objective))
 

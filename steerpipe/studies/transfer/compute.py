@@ -21,7 +21,7 @@ import torch
 from ...config import ObjectiveConfig, as_dict
 from ...data.labels import find_label
 from ...errors import SteerError, unknown
-from ...evaluate.de import DEGenes, expressed_genes, gap_fraction, pick_de_genes
+from ...evaluate.de import gap_fraction
 from ...evaluate.inference import add_null
 from ...evaluate.recruitment import counts
 from ...evaluate.scorer import Scorer
@@ -29,7 +29,7 @@ from ...pipeline.artefact import built
 from ...pipeline.experiment import Experiment, Sides
 from ...pipeline.ladder import cells_key, read_by, recipe_parents
 from ...pipeline.problems import solve
-from ...pipeline.scoring import judged, make_scorer
+from ...pipeline.scoring import judged, make_scorer, side_genes
 from ...progress import track
 from ...steering.controls import mean_difference, random_recipe
 from ...steering.intervene import State, add_vector
@@ -130,7 +130,7 @@ def score_all(experiment: Experiment, groups: Sequence[Group]) -> tuple[pd.DataF
     fits = Fits(experiment, groups)
     rows, nulls, genes = [], [], []
     for group in track(groups, "scores", len(groups)):
-        how = make_scorer(experiment, group.held, group.target_held, group.sides, de_genes(experiment, group))
+        how = make_scorer(experiment, group.held, group.target_held, group.sides, side_genes(experiment, group.sides))
         for label, state in _trials(fits, group, how):
             random = label["relation"].startswith("random")
             rows += [{**label, "split": "held", **row} for row in how.rows_of(state, intervals=not random)]
@@ -181,13 +181,6 @@ def _trials(fits: Fits, group: Group, how: Scorer) -> Iterator[tuple[dict[str, s
     ]
     vector = torch.as_tensor(np.mean(shifts, axis=0), dtype=torch.float32, device=experiment.cached.device)
     yield label("mean difference (dense)", REST, "none", "control"), how.state(add_vector(vector))
-
-
-def de_genes(experiment: Experiment, group: Group) -> DEGenes:
-    """Return one type's DE genes, chosen on the fit's cells."""
-    source, target = (experiment.expression[experiment.cells[rows]] for rows in group.sides)
-    n = experiment.context.config.evaluate.n_genes
-    return pick_de_genes(source, target, expressed_genes(experiment.counts[group.fit]), experiment.seen_genes, n)
 
 
 def fit_groups(

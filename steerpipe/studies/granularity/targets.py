@@ -1,0 +1,168 @@
+"""The targets: every ordered pair of labels, and gene programmes within labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ...config import Config
+from ...data.contrast import Split, capped
+from ...data.genesets import GeneSets, find_set
+from ...data.labels import find_label
+from ...data.split import fit_and_test
+from ...errors import SteerError, unknown
+from ...pipeline.experiment import Experiment, Sides
+from ...steering.program import Program, score_weights
+
+log = logging.getLogger(__name__)
+MIN_HELD = 4
+UNLABELLED = ("nan", "", "none")
+LEAST_GENES = 3
+
+
+@dataclass(frozen=True)
+class Target:
+    """One change of state.
+
+    Attributes
+    ----------
+    name : `A -> B`, or the programme's
+    kind : pair or programme
+    sides : rows of the fit
+    held : rows of the held-out source cells
+    target_held : held-out target cells, as positions in the dataset
+    others : (n, D), ways from the source's mean to the means of all other labels, of the fit's cells
+    """
+
+    name: str
+    kind: str
+    sides: Sides
+    held: np.ndarray
+    target_held: np.ndarray
+    others: np.ndarray
+
+
+def check(config: Config) -> None:
+    """Refuse, before anything is computed, a dataset without labels, and programmes that do not exist.
+
+    Raises
+    ------
+    SteerError
+        What is missing, and how it is given.
+    """
+    if config.dataset.label is None:
+        raise SteerError("granularity compares labels: set dataset.label to an obs column.")
+    for name in config.granularity.programs:
+        find_set(name, "granularity.programs")
+
+
+def chosen_labels(config: Config, obs: pd.DataFrame) -> list[str]:
+    """Return the labels that are targets, those with most cells first.
+
+    Raises
+    ------
+    SteerError
+        No such column or label, or fewer than two labels with enough cells.
+    """
+    settings, column = config.granularity, config.dataset.label
+    if column not in obs:
+        raise unknown("label column", column, obs.columns)
+    counts = obs[column].astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    counts = counts[[name.lower() not in UNLABELLED for name in counts.index]]
+    named = [find_label(name, counts.index, what="label in granularity.labels") for name in settings.labels]
+    _, test = fit_and_test(obs, config.dataset)
+    held = obs[column].astype(str).iloc[test].value_counts()
+    enough = [name for name, n in counts.items() if n >= settings.min_cells and held.get(name, 0) >= MIN_HELD]
+    labels = named or enough[: settings.max_labels]
+    few = [name for name in labels if name not in enough]
+    if few or len(labels) < 2:
+        have = ", ".join(f"{name} ({n}, {held.get(name, 0)} held out)" for name, n in counts.head(12).items())
+        raise SteerError(
+            f"granularity needs two labels with granularity.min_cells={settings.min_cells} cells, {MIN_HELD} of them held "
+            f"out{f'; {few[0]} has fewer' if few else ''}. There are: {have}."
+        )
+    if len(enough) > len(labels):
+        log.info("%d of the %d labels with enough cells are targets: %s", len(labels), len(enough), ", ".join(labels))
+    return labels
+
+
+def finder(config: Config) -> Callable[[pd.DataFrame], Split]:
+    """Return what finds the cells of all chosen labels: fit cells as source, test cells as held out, no target side."""
+
+    def find(obs: pd.DataFrame) -> Split:
+        labels = obs[config.dataset.label].astype(str).to_numpy() if config.dataset.label in obs else np.array([])
+        parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for name in chosen_labels(config, obs):
+            fit, test = (cells[labels[cells] == name] for cells in fit_and_test(obs, config.dataset))
+            share = len(test) / max(1, len(fit) + len(test))
+            kept = capped(fit, test, config.granularity.max_cells, share, config.contrast.seed)
+            for part, cells in zip(parts, kept, strict=True):
+                part.append(cells)
+        fit, held = (np.sort(np.concatenate(part)) for part in parts)
+        none = np.zeros(0, np.int64)
+        return Split(fit, held, none, none)
+
+    return find
+
+
+def find_targets(experiment: Experiment) -> list[Target]:
+    """Return every ordered pair of labels, then the programmes."""
+    config = experiment.context.config
+    assert config.dataset.label is not None
+    every = experiment.activations.obs[config.dataset.label].astype(str).to_numpy()[experiment.cells]
+    names = [name for name in chosen_labels(config, experiment.activations.obs) if (every == name).any()]
+    fit, held = ({name: rows[every[rows] == name] for name in names} for rows in (experiment.fit_rows, experiment.held_rows))
+    means = {name: _mean(experiment, fit[name]) for name in names}
+    rng = np.random.default_rng([config.seed, 81])
+    most = config.granularity.held_cells
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        return np.sort(rng.permutation(rows)[:most])
+
+    def target(name: str, kind: str, sides: Sides, held_out: Sides, apart: Sequence[str]) -> Target:
+        start = _mean(experiment, sides.source)
+        others = [means[other] - start for other in names if other not in apart]
+        ways = np.array(others).reshape(len(others), len(start))
+        held_target = np.sort(experiment.cells[some(held_out.target)])
+        return Target(name, kind, sides, some(held_out.source), held_target, ways)
+
+    pairs = [(a, b) for a in names for b in names if a != b]
+    targets = [target(f"{a} -> {b}", "pair", Sides(fit[a], fit[b]), Sides(held[a], held[b]), (a, b)) for a, b in pairs]
+    for name in config.granularity.programs:
+        title, score = _program_score(experiment, name)
+        targets.append(target(title, "programme", _within(score, fit), _within(score, held), ()))
+    return targets
+
+
+def _mean(experiment: Experiment, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(np.asarray(experiment.layer[experiment.cells[rows]], np.float64).mean(0))
+
+
+def _program_score(experiment: Experiment, name: str) -> tuple[str, np.ndarray]:
+    """A programme's name, and its score in every row, of predicted expression."""
+    title, members = find_set(name, "granularity.programs")
+    found = GeneSets(name, (title,), ("",), (members,)).matrix(experiment.genes)
+    if len(found.indices) < LEAST_GENES:
+        raise SteerError(f"granularity.programs: {title} has {len(found.indices)} genes of the data; {LEAST_GENES} are needed.")
+    program = Program(np.sort(found.indices).astype(np.int64), np.zeros(0, np.int64))
+    level = np.asarray(experiment.counts[experiment.fit_rows].mean(0), np.float64)
+    rng = np.random.default_rng([experiment.context.config.seed, 82])
+    weights = score_weights(program, level, np.ones(len(level), bool), rng)
+    return title, np.asarray(experiment.expression[experiment.cells] @ weights)
+
+
+def _within(score: np.ndarray, labels: Mapping[str, np.ndarray]) -> Sides:
+    """Every label's third of lowest and its third of highest score, so that both sides have the same labels."""
+    low, high = zip(*(_thirds(score, rows) for rows in labels.values()), strict=True)
+    return Sides(np.concatenate(low), np.concatenate(high))
+
+
+def _thirds(score: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of lowest and of highest score, a third each."""
+    order = rows[np.argsort(score[rows], kind="stable")]
+    third = max(1, len(order) // 3)
+    return np.sort(order[:third]), np.sort(order[-third:])
