@@ -49,6 +49,7 @@ def granularity(curves: pd.DataFrame, targets: pd.DataFrame, caption: str) -> Fi
     left.axhline(1, color="black", lw=0.7, ls=":")
     left.axhline(0.5, color="black", lw=0.5, ls=":")
     left.set_xscale("log", base=2)
+    left.set_xlim(0.8, 1.3 * max(2, curves["n"].max(), *there["component_n"], *there["module_n"]))
     left.set(xlabel="features", ylabel="gap closed, share of the dense vector's")
     left.set_ylim(min(-0.05, float(some["share"].min()) if len(some) else 0.0), 1.5)
     left.xaxis.set_major_formatter("{x:.0f}")
@@ -72,6 +73,7 @@ def _halves(ax: Axes, targets: pd.DataFrame) -> None:
         else:
             ax.text(largest, y, "never", va="center", ha="right", fontsize=6.5, color=COLOURS["expression"])
     ax.set_xscale("log", base=2)
+    ax.set_xlim(0.85, 1.2 * largest)
     ax.xaxis.set_major_formatter("{x:.0f}")
     ax.set_yticks(at, targets["target"], fontsize=6.5)
     ax.set_ylim(-0.7, len(targets) - 0.3)
