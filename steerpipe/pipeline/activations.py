@@ -205,9 +205,9 @@ def _plan(config: Config, cells: CellSource, **options: Any) -> Plan:
     subset = None
     if config.model.tokens == "expressed" or not arch.fixed:
         some = cells[: min(512, cells.shape[0])]
-        subset = int(np.ceil((some[:, cells.valid] > 0).sum() / some.shape[0]))
-        if not arch.fixed:
-            subset = min(subset, arch.max_position_embeddings)
+        sizes = np.asarray((some[:, cells.valid] > 0).sum(1)).ravel()
+        most = len(cells.valid) if arch.fixed else arch.max_position_embeddings
+        subset = int(np.ceil(np.minimum(sizes, most).mean()))
     layers, dtype = stored_layers(config), config.extract.dtype
     return make_plan(arch, cells.shape[0], len(cells.valid), layers, policy, dtype, subset_tokens=subset, **options)
 

@@ -83,7 +83,12 @@ def test_a_head_that_copies_its_tokens_reads_their_ranks():
     tokens = model.tokens(sp.csr_matrix(row))
     planted = torch.zeros(1, tokens.genes.shape[1], 64)
     planted.scatter_(2, model.rows[tokens.genes][..., None], 1.0)  # one axis a row of the dictionary
-    model.lm.cls = lambda final: 50 * final[..., : model.lm.config.vocab_size]
+
+    class Copy(torch.nn.Module):
+        def forward(self, final):
+            return 50 * final[..., : model.lm.config.vocab_size]
+
+    model.lm.cls = Copy()
     with torch.no_grad():
         found = model.forward_from(2, planted, None, tokens.genes).expression[0]
     order = tokens.genes[0, 1:-1]

@@ -187,7 +187,7 @@ def test_genes_beyond_the_limit_are_left_out_alike_in_every_cell(model):
         (lambda f: set_arg(f, "embsize", "wide"), "embsize must be whole numbers"),
         (lambda f: set_arg(f, "input_emb_style", "category"), "only 'continuous'"),
         (lambda f: set_arg(f, "nlayers", 4), "keys missing"),
-        (lambda f: set_arg(f, "d_hid", 25), "linear1.bias has shape"),
+        (lambda f: set_arg(f, "d_hid", 25), "linear1.weight has shape"),
         (lambda f: (f / "best_model.pt").write_bytes(b"no"), "cannot be read as weights"),
         (lambda f: torch.save({"bn.weight": torch.zeros(1)}, f / "best_model.pt"), "batch norm"),
     ],
