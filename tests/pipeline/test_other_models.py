@@ -157,7 +157,7 @@ def test_the_whole_way_to_scores(context):
 
 
 def test_labels_dealt_at_random_leave_nothing_to_find(context):
-    """Fits to cells dealt anew close about nothing of the gap, and one of twelve at the most as much as the fit to the sides."""
+    """Fits to cells dealt anew close about nothing of the gap, and at most one of twelve as much as the fit to the sides."""
     sides = ["contrast=labels", "contrast.source=cd4", "contrast.target=CD14+ Monocyte", "dataset.max_cells=300"]
     made = context("evaluate.n_permutations=12", "lambda.value=0.05", *sides)
     experiment = prepare(made)
