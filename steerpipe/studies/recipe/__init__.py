@@ -7,7 +7,7 @@ CAPTIONS = {
     "beside controls and the 95 % range of random programmes; p is of the held-out genes. b: the recipe's features, and their "
     "terms without the programme's own genes. c: perturbations that together explain the recipe's shift, by how many "
     "half-samples have them.",
-    "programmes": "Each programme's rise on held-out genes and cells, a dot a starting cell type, over the 95 % range of random "
-    "programmes' own rises. Filled: beyond its nulls, before correction over the programmes.",
+    "programmes": "Each programme's rise on held-out genes and cells, a dot a starting cell type, over the 95 % range of "
+    "random programmes' own rises. Filled: beyond its nulls, before correction over the programmes.",
 }
 """What is seen in each figure."""
