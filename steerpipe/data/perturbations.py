@@ -7,7 +7,6 @@ import pandas as pd
 
 from ..config import DatasetConfig
 from ..errors import SteerError, unknown
-from .genes import alias_map
 from .labels import find_label
 
 
@@ -68,8 +67,3 @@ def perturbations(obs: pd.DataFrame, dataset: DatasetConfig, test: np.ndarray) -
     table = counts.reset_index().sort_values("name", key=lambda names: names != control, kind="stable", ignore_index=True)
     table["genes"] = [() if name == control else perturbed_genes(name) for name in table["name"]]
     return table.assign(held=(table["fit"] == 0))[["name", "genes", "cells", "fit", "test", "held"]]
-
-
-def current_symbol(gene: str) -> str:
-    """Return today's symbol of a perturbed gene, itself where the map has none."""
-    return alias_map().get(gene, gene)

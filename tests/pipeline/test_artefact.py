@@ -22,6 +22,7 @@ HELD_OTHERWISE = {
     "ModelConfig.path", "ModelConfig.revision", "DatasetConfig.path", "SaeConfig.path",
     "ContrastConfig.source", "ContrastConfig.target", "ContrastConfig.column", "ContrastConfig.halves", "ContrastConfig.seed",
     "DatasetConfig.groups", "DatasetConfig.batch", "DatasetConfig.test", "DatasetConfig.test_share", "DatasetConfig.split_seed",
+    "DatasetConfig.held", "DatasetConfig.perturbation",
     "AnnotateConfig.library",
     # held for users' own files alone: the gene names of our own datasets are in their index
     "DatasetConfig.gene_column",

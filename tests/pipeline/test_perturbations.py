@@ -15,7 +15,7 @@ from steerpipe.data.perturbations import perturbations, perturbed_genes
 from steerpipe.data.split import test_cells as split_of
 from steerpipe.errors import SteerError
 from steerpipe.pipeline import pretrained as stage
-from steerpipe.pipeline.activations import load_cells
+from steerpipe.pipeline.activations import Activations, load_cells
 from steerpipe.store import Store
 
 from ..made import Made, a_run
@@ -63,6 +63,14 @@ def test_every_cell_of_a_held_perturbation_is_a_test_cell(file):
     assert (table["fit"] + table["test"] == table["cells"]).all()
     assert table.loc["CBL_ctrl", "genes"] == ("CBL",)
     assert table.loc["NT", "genes"] == ()
+
+
+def test_what_is_fitted_has_another_key_where_other_perturbations_are_held(file):
+    obs, keys = read_h5ad(file).obs, set()
+    for more in ([], ["dataset.held=[JAK2]"], ["dataset.held=[STAT1]"]):
+        test = split_of(obs, compose(*words(file, *more)).dataset)
+        keys.add(Activations(None, obs, GENES, None, np.flatnonzero(~test), np.flatnonzero(test), 1, None).split_key)
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize(
