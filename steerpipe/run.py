@@ -97,6 +97,11 @@ class Run:
             for a in used
         ]
 
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the sweep that this run is a job of."""
+        return self.path.parent if self.path.parent.name.endswith("_sweep") else None
+
     def metrics(self, values: Mapping[str, float | int | str]) -> None:
         """Add to metrics.json, a flat dict of `group/name`."""
         self._metrics.update(values)
@@ -154,6 +159,18 @@ def run_folders(outputs: Path) -> list[tuple[Path, dict[str, Any]]]:
                 found.append((Path(folder), manifest))
         folders[:] = [name for name in folders if not name.startswith(".")]
     return sorted(found, key=lambda run: (run[1]["start"], str(run[0].relative_to(outputs))))
+
+
+def scored_jobs(sweep: Path) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """Return (folder, config, metrics) of each job of a sweep that has written its metrics."""
+    found = (
+        (file.parent, read_object(file), read_object(file.parent / "metrics.json")) for file in sweep.glob("*/manifest.json")
+    )
+    return [
+        (job, manifest["config"], numbers)
+        for job, manifest, numbers in sorted(found, key=lambda one: one[0])
+        if manifest and numbers
+    ]
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..pipeline.context import Context
 from ..pipeline.dictionary import Dictionary
 from ..pipeline.recurrence import compared, of_seed
 from ..plot import dictionaries as figures
-from ..run import Run, save_figure, save_table
+from ..run import Run, save_figure, save_table, scored_jobs
 
 log = logging.getLogger(__name__)
 SETTINGS = ("expansion", "k", "selection", "seed", "lr", "tokens", "members", "support", "centre")
@@ -84,10 +83,6 @@ def on_front(settings: pd.DataFrame) -> np.ndarray:
 
 def _finished(folder: Path) -> Iterator[tuple[Path, dict[str, Any], dict[str, float]]]:
     """Yield (run folder, config.sae, metrics) of each job of a sweep that was scored on held-out cells."""
-    for manifest in sorted(folder.glob("*/manifest.json")):
-        metrics = manifest.parent / "metrics.json"
-        if not metrics.is_file():
-            continue
-        sae, scores = json.loads(manifest.read_text())["config"]["sae"], json.loads(metrics.read_text())
+    for job, config, scores in scored_jobs(folder):
         if "sae_held/fvu" in scores:
-            yield manifest.parent, sae, scores
+            yield job, config["sae"], scores

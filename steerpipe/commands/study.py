@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from ..pipeline.pipeline import Pipeline
-from ..run import Run, read_object, save_figure, save_table
+from ..run import Run, save_figure, save_table, scored_jobs
 from ..studies.findings import Findings
 
 log = logging.getLogger(__name__)
@@ -26,15 +26,13 @@ def main(name: str, pipeline: Pipeline, run: Run) -> None:
     for file, content in found.files.items():
         run.file(file, content)
     run.metrics(found.numbers)
-    if run.path.parent.name.endswith("_sweep") and importlib.util.find_spec(f"steerpipe.studies.{name}.sweep"):
-        _sweep(name, run.path.parent)
+    if run.sweep is not None and importlib.util.find_spec(f"steerpipe.studies.{name}.sweep"):
+        _sweep(name, run.sweep)
 
 
 def _sweep(name: str, folder: Path) -> None:
     """Write what the finished jobs of a study's sweep say together; every job that ends writes it anew."""
-    found = [(one.parent, read_object(one.parent / "manifest.json"), read_object(one)) for one in folder.glob("*/metrics.json")]
-    jobs = [(path, manifest["config"], numbers) for path, manifest, numbers in found if manifest and numbers is not None]
-    whole: Findings = importlib.import_module(f"steerpipe.studies.{name}.sweep").sweep(jobs)
+    whole: Findings = importlib.import_module(f"steerpipe.studies.{name}.sweep").sweep(scored_jobs(folder))
     for table, frame in whole.tables.items():
         save_table(folder, table, frame)
         log.info("the sweep so far:\n%s", frame.to_string(index=False, float_format="{:.3g}".format))

@@ -43,9 +43,9 @@ def main(pipeline: Pipeline, run: Run) -> None:
     run.figure("features", figures.features(compared.features, caption), compared.features)
     run.figure("baselines", figures.baselines(table, caption), table)
     log.info("held-out cells:\n%s", table.round(4).to_string(index=False))
-    if run.path.parent.name.endswith("_sweep"):
+    if run.sweep is not None:
         run.table("seeds", recurs_in_sweep(pipeline, run, source, found))
-        swept, settings = write_sweep(run.path.parent, dictionary_caption(pipeline.config, None))
+        swept, settings = write_sweep(run.sweep, dictionary_caption(pipeline.config, None))
         log.info("the sweep so far:\n%s", swept.round(4).to_string(index=False))
         log.info("its settings, front: best in fidelity, stability and L0:\n%s", settings.round(4).to_string(index=False))
-        log.info("%s", run.path.parent)
+        log.info("%s", run.sweep)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import SteerError
 
@@ -128,6 +128,50 @@ class CellModel(Protocol):
 
         `genes` are the tokens' ids (B, S) where cells have tokens of their own.
         """
+
+
+class OwnTokens(nn.Module):
+    """What models whose cells have tokens of their own do alike: they offer `blocks`, `embed` and `run`."""
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, 0-based."""
+        raise NotImplementedError
+
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Return the stream before block 0, (B, S, D)."""
+        raise NotImplementedError
+
+    def run(self, block: nn.Module, stream: Tensor, there: Tensor | None) -> Tensor:
+        """Run one block on a stream (B, S, D); there: bool (B, 1, 1, S), tokens that are attended to, None for all."""
+        raise NotImplementedError
+
+    def streams(self, tokens: Tokens, layers: Iterable[int], *, read: Tensor | None = None) -> dict[int, Tensor]:
+        """Return {layer: (B, S, D)} of every token, in one pass that stops at the highest layer asked for."""
+        wanted, r, there = set(layers), self.embed(tokens), attended(tokens.genes)
+        found = {-1: r} if -1 in wanted else {}
+        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
+            r = self.run(block, r, there)
+            if i in wanted:
+                found[i] = r
+        return found
+
+    def stream(self, tokens: Tokens, layer: int, *, read: Tensor | None = None) -> Tensor:
+        """Return the stream (B, S, D) after block `layer`."""
+        return self.streams(tokens, [layer])[layer]
+
+    def advance(self, stream: Tensor, layer: int, to: int, genes: Tensor | None = None) -> Tensor:
+        """Run blocks layer+1..to on the stream (B, S, D) after block `layer`, of tokens of some ids (B, S)."""
+        there = None if genes is None else attended(genes)
+        for block in self.blocks[layer + 1 : to + 1]:
+            stream = self.run(block, stream, there)
+        return stream
+
+
+def attended(genes: Tensor) -> Tensor | None:
+    """Return bool (B, 1, 1, S), where ids (B, S) are of tokens; None where there is no padding."""
+    there = genes != PAD
+    return None if bool(there.all()) else there[:, None, None, :]
 
 
 def n_ids(model: CellModel) -> int:

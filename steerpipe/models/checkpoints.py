@@ -23,7 +23,7 @@ from ..errors import SteerError
 from .aido_cell import LN_EPS, AidoCell, ArchConfig
 from .base import CellModel, Sizes
 from .hub import WEIGHTS, commit_of, fetch, is_hub_id
-from .kinds import other_kind
+from .kinds import check_weights, other_kind
 from .preprocess import MASK, DepthRule
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _load_aido(folder: Path, device: str | torch.device) -> AidoCell:
             f"{folder} has {len(genes)} genes for {arch.max_position_embeddings} positions; add a genes.txt that fits."
         )
     model = AidoCell(arch, genes, head=HEAD in state)
-    _check_shapes(model, state, folder)
+    check_weights(model, state, folder, "AIDO.Cell's", ", config.json says")
     model.load_state_dict(state)
     return model.to(device).eval().requires_grad_(False)
 
@@ -284,15 +284,3 @@ def _check_sizes(state: dict[str, Tensor], arch: ArchConfig, folder: Path) -> No
         says = ", ".join(f"{name}={getattr(arch, name)}" for name in wrong)
         have = ", ".join(f"{name}={size}" for name, size in wrong.items())
         raise SteerError(f"{folder}: config.json says {says}; the weights have {have}.")
-
-
-def _check_shapes(model: AidoCell, state: dict[str, Tensor], folder: Path) -> None:
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        what = f"{len(missing)} keys missing {missing[:2]}, {len(extra)} unknown {extra[:2]}"
-        msg = f"{folder}: the weights are not AIDO.Cell's: {what}."
-        raise SteerError(msg)
-    for key, shape in wanted.items():
-        if tuple(state[key].shape) != shape:
-            raise SteerError(f"{folder}: {key} has shape {tuple(state[key].shape)}, config.json says {shape}.")

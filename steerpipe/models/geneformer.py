@@ -17,7 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from .base import PAD, Output, Tokens, TokenSizes, ragged, require_genes
+from .base import PAD, Output, OwnTokens, Tokens, TokenSizes, ragged, require_genes
 
 AT_ONCE = 256
 """Positions whose logits over the whole dictionary are held at once."""
@@ -46,7 +46,7 @@ def rank_order(counts: np.ndarray, medians: np.ndarray) -> np.ndarray:
     return np.asarray(np.argsort(-(counts.astype(np.float64) / medians), kind="stable"))
 
 
-class Geneformer(nn.Module):
+class Geneformer(OwnTokens):
     """A BertForMaskedLM that reads counts.
 
     Parameters
@@ -100,28 +100,17 @@ class Geneformer(nn.Module):
             ids, values = [np.r_[G, some, G + 1] for some in ids], [np.r_[0, some, 0] for some in values]
         return ragged(values, ids, self.rows.device)
 
-    def streams(self, tokens: Tokens, layers: Iterable[int], *, read: Tensor | None = None) -> dict[int, Tensor]:
-        """Return {layer: (B, S, D)} of every token, in one pass that stops at the highest layer asked for."""
-        wanted, mask = set(layers), _mask(tokens.genes)
-        pad = self.lm.config.pad_token_id
-        r = self.lm.bert.embeddings(input_ids=torch.where(tokens.genes == PAD, pad, self.rows[tokens.genes.clamp_min(0)]))
-        found = {-1: r} if -1 in wanted else {}
-        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
-            r = _run(block, r, mask)
-            if i in wanted:
-                found[i] = r
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Return the stream before block 0, (B, S, D)."""
+        rows = torch.where(tokens.genes == PAD, self.lm.config.pad_token_id, self.rows[tokens.genes.clamp_min(0)])
+        r: Tensor = self.lm.bert.embeddings(input_ids=rows)
+        return r
+
+    def run(self, block: nn.Module, stream: Tensor, there: Tensor | None) -> Tensor:
+        """Run one block on a stream (B, S, D)."""
+        out = block(stream, attention_mask=None if there is None else there.expand(-1, 1, there.shape[-1], -1))
+        found: Tensor = out[0] if isinstance(out, tuple) else out  # transformers 4 returns a tuple
         return found
-
-    def stream(self, tokens: Tokens, layer: int, *, read: Tensor | None = None) -> Tensor:
-        """Return the stream (B, S, D) after block `layer`."""
-        return self.streams(tokens, [layer])[layer]
-
-    def advance(self, stream: Tensor, layer: int, to: int, genes: Tensor | None = None) -> Tensor:
-        """Run blocks layer+1..to on the stream (B, S, D) after block `layer`, of tokens of some ids (B, S)."""
-        mask = None if genes is None else _mask(genes)
-        for block in self.blocks[layer + 1 : to + 1]:
-            stream = _run(block, stream, mask)
-        return stream
 
     def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None, genes: Tensor | None = None) -> Output:
         """Run blocks layer+1.. and the masked-gene head on a stream.
@@ -161,17 +150,3 @@ class Geneformer(nn.Module):
             shares = (logits[..., rows] - logits.logsumexp(-1, keepdim=True)).exp()
             out += (shares * weights[:, part, None]).sum(1)
         return out
-
-
-def _run(block: nn.Module, stream: Tensor, mask: Tensor | None) -> Tensor:
-    out = block(stream, attention_mask=mask)
-    found: Tensor = out[0] if isinstance(out, tuple) else out  # transformers 4 returns a tuple
-    return found
-
-
-def _mask(genes: Tensor) -> Tensor | None:
-    """bool (B, 1, S, S): the tokens that are attended to; None where there is no padding."""
-    there = genes != PAD
-    if bool(there.all()):
-        return None
-    return there[:, None, None, :].expand(-1, 1, there.shape[1], -1)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ..errors import SteerError
 from .geneformer import Geneformer, GeneformerSizes
-from .kinds import read_json
+from .kinds import check_weights, read_json
 
 TABLE = "genes.csv"
 WEIGHTS = "model.safetensors"
@@ -81,19 +81,12 @@ def load(folder: Path) -> Geneformer:
         state = {name: value.float() for name, value in load_file(file).items()}
     except Exception as error:  # safetensors raises many types for a broken file
         raise SteerError(f"{file} cannot be read as weights ({type(error).__name__}); fetch the file again.") from error
-    wanted = {name: tuple(value.shape) for name, value in bert.state_dict().items()}
     # the decoder shares the embedding's weight and the head's bias, and files leave it out
     tied = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}
     tied |= {"cls.predictions.decoder.bias": "cls.predictions.bias"}
     state |= {name: state[other] for name, other in tied.items() if name not in state and other in state}
     state = {name: value for name, value in state.items() if not name.startswith("bert.pooler.") and "position_ids" not in name}
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        what = f"{len(missing)} keys missing {missing[:2]}, {len(extra)} unknown {extra[:2]}"
-        raise SteerError(f"{folder}: the weights are not those of the BertForMaskedLM that config.json describes: {what}.")
-    for name, shape in wanted.items():
-        if tuple(state[name].shape) != shape:
-            raise SteerError(f"{folder}: {name} has shape {tuple(state[name].shape)}, config.json says {shape}.")
+    check_weights(bert, state, folder, "those of the BertForMaskedLM that config.json describes", ", config.json says")
     bert.load_state_dict(state)
     genes = _genes(folder)
     rows = genes["token"].tolist()

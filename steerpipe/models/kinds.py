@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
 
 from ..errors import SteerError
 from .base import CellModel, Sizes
@@ -99,6 +101,28 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SteerError(f"{file} is not JSON of a model's settings: a {type(found).__name__}.")
     return found
+
+
+def check_weights(model: nn.Module, state: Mapping[str, Tensor], folder: Path, whose: str, says: str) -> None:
+    """Refuse weights that are not a network's.
+
+    Parameters
+    ----------
+    whose, says : in messages, whose they should be, and how the file that has the sizes says them
+
+    Raises
+    ------
+    SteerError
+        Keys are missing or unknown, or a tensor has another shape.
+    """
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or extra:
+        what = f"{len(missing)} keys missing {missing[:2]}, {len(extra)} unknown {extra[:2]}"
+        raise SteerError(f"{folder}: the weights are not {whose}: {what}.")
+    for name, shape in wanted.items():
+        if tuple(state[name].shape) != shape:
+            raise SteerError(f"{folder}: {name} has shape {tuple(state[name].shape)}{says} {shape}.")
 
 
 def _model_type(folder: Path) -> str | None:

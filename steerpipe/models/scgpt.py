@@ -7,6 +7,7 @@ and its expressed genes are run, as in pretraining; a post-norm block's output, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Output, Tokens, TokenSizes, by_gene, ragged, require_genes
+from .base import Output, OwnTokens, Tokens, TokenSizes, by_gene, ragged, require_genes
 
 MAX_VALUE = 512.0
 """A binned value is cut here before it is embedded."""
@@ -76,7 +77,7 @@ class Block(nn.Module):
         return out
 
 
-class Scgpt(nn.Module):
+class Scgpt(OwnTokens):
     """scGPT's encoder and expression decoder.
 
     Parameters
@@ -123,12 +124,13 @@ class Scgpt(nn.Module):
         for i in range(rows.shape[0]):
             here = rows.indices[rows.indptr[i] : rows.indptr[i + 1]][rows.data[rows.indptr[i] : rows.indptr[i + 1]] > 0]
             if len(here) > most:
-                here = here[np.argsort(self._priority[here], kind="stable")[:most]]
+                here = here[np.argsort(self.priority[here], kind="stable")[:most]]
             found.append(np.sort(here).astype(np.int64))
         return found
 
-    @property
-    def _priority(self) -> np.ndarray:
+    @functools.cached_property
+    def priority(self) -> np.ndarray:
+        """int64 (G,), the order in which genes are kept where a cell has too many: the same in every cell."""
         return np.random.default_rng(0).permutation(len(self.genes))
 
     def tokens(self, counts: sp.spmatrix | np.ndarray) -> Tokens:
@@ -155,26 +157,10 @@ class Scgpt(nn.Module):
         out: Tensor = gene + layers["norm"](value)
         return out
 
-    def streams(self, tokens: Tokens, layers: Iterable[int], *, read: Tensor | None = None) -> dict[int, Tensor]:
-        """Return {layer: (B, S, D)} of every token, in one pass that stops at the highest layer asked for."""
-        wanted, r, keys = set(layers), self.embed(tokens), _keys(tokens.genes)
-        found = {-1: r} if -1 in wanted else {}
-        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
-            r = block(r, keys)
-            if i in wanted:
-                found[i] = r
-        return found
-
-    def stream(self, tokens: Tokens, layer: int, *, read: Tensor | None = None) -> Tensor:
-        """Return the stream (B, S, D) after block `layer`."""
-        return self.streams(tokens, [layer])[layer]
-
-    def advance(self, stream: Tensor, layer: int, to: int, genes: Tensor | None = None) -> Tensor:
-        """Run blocks layer+1..to on the stream (B, S, D) after block `layer`, of tokens of some ids (B, S)."""
-        keys = None if genes is None else _keys(genes)
-        for block in self.blocks[layer + 1 : to + 1]:
-            stream = block(stream, keys)
-        return stream
+    def run(self, block: nn.Module, stream: Tensor, there: Tensor | None) -> Tensor:
+        """Run one block on a stream (B, S, D)."""
+        out: Tensor = block(stream, there)
+        return out
 
     def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None, genes: Tensor | None = None) -> Output:
         """Run blocks layer+1.. and the decoder on a stream.
@@ -196,9 +182,3 @@ class Scgpt(nn.Module):
             return Output(final, None)
         predicted = by_gene(self.decoder["fc"](final)[..., 0].float(), genes, len(self.genes) + self.n_other)
         return Output(final, predicted[:, : len(self.genes)] if read is None else predicted[:, read])
-
-
-def _keys(genes: Tensor) -> Tensor | None:
-    """bool (B, 1, 1, S): the tokens that are attended to; None where there is no padding."""
-    there = genes >= 0
-    return None if bool(there.all()) else there[:, None, None, :]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SteerError
-from .kinds import read_json
+from .kinds import check_weights, read_json
 from .scgpt import Scgpt, ScgptSizes
 
 log = logging.getLogger(__name__)
@@ -78,14 +78,7 @@ def load(folder: Path) -> Scgpt:
     sizes, rows, genes = read_sizes(folder), _vocabulary(folder), read_genes(folder)
     state = _renamed(_read_state(folder / "best_model.pt"), folder)
     model = Scgpt(sizes, genes, np.array([*(rows[gene] for gene in genes), rows["<cls>"]]), head=HEAD in state)
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        what = f"{len(missing)} keys missing {missing[:2]}, {len(extra)} unknown {extra[:2]}"
-        raise SteerError(f"{folder}: the weights are not those of the scGPT that args.json describes: {what}.")
-    for name, shape in wanted.items():
-        if tuple(state[name].shape) != shape:
-            raise SteerError(f"{folder}: {name} has shape {tuple(state[name].shape)}; args.json and vocab.json say {shape}.")
+    check_weights(model, state, folder, "those of the scGPT that args.json describes", "; args.json and vocab.json say")
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 

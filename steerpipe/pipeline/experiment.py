@@ -145,8 +145,12 @@ class Experiment:
     @cached_property
     def de_genes(self) -> DEGenes:
         """The contrast's DE genes, chosen on the fit's cells."""
-        source, target = self.expression[self.split.source_fit], self.expression[self.split.target_fit]
-        expressed = expressed_genes(self.counts[self.fit_rows])
+        return self.side_genes(self.sides)
+
+    def side_genes(self, sides: Sides) -> DEGenes:
+        """Return the DE genes between some rows of the fit."""
+        source, target = (self.expression[self.cells[rows]] for rows in sides)
+        expressed = expressed_genes(self.counts[sides.source])
         return pick_de_genes(source, target, expressed, self.seen_genes, self.context.config.evaluate.n_genes)
 
 

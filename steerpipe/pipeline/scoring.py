@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..config import Config, ObjectiveConfig
 from ..errors import SteerError
-from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
+from ..evaluate.de import DEGenes, expressed_genes
 from ..evaluate.inference import add_null
 from ..evaluate.scorer import Scorer
 from .artefact import built
@@ -64,13 +64,6 @@ def make_scorer(experiment: Experiment, rows: np.ndarray, target: np.ndarray, si
         seed=config.seed,
         batch_size=config.model.batch_size,
     )
-
-
-def side_genes(experiment: Experiment, sides: Sides) -> DEGenes:
-    """Return the DE genes between some rows of the fit, in place of the contrast's."""
-    source, target = (experiment.expression[experiment.cells[rows]] for rows in sides)
-    n = experiment.context.config.evaluate.n_genes
-    return pick_de_genes(source, target, expressed_genes(experiment.counts[sides.source]), experiment.seen_genes, n)
 
 
 def donors(experiment: Experiment, cells: np.ndarray) -> np.ndarray | None:

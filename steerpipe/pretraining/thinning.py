@@ -123,7 +123,7 @@ class ThinnedCells:
         return rate
 
     def _present(self, rng: np.random.Generator, G: int) -> np.ndarray:
-        if not self.panels or rng.random() >= self.recipe.small_panel:
+        if rng.random() >= self.recipe.small_panel:
             return np.ones(G, bool)
         if self.panels and rng.random() < 0.6:
             return self.panels[int(rng.integers(len(self.panels)))]

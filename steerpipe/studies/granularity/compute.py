@@ -31,7 +31,7 @@ from ...pipeline.artefact import built
 from ...pipeline.experiment import Experiment, Sides
 from ...pipeline.ladder import read_by, recipe_parents
 from ...pipeline.problems import latent_problem
-from ...pipeline.scoring import make_scorer, scored_key, side_genes
+from ...pipeline.scoring import make_scorer, scored_key
 from ...steering.intervene import add_vector
 from ...steering.lasso import LatentProblem
 from .targets import Target
@@ -128,7 +128,7 @@ def measured(experiment: Experiment, target: Target, groups: Groups) -> tuple[pd
     context, config = experiment.context, experiment.context.config
     objective, settings = replace(config.objective, name="latent"), config.granularity
     bench = Bench(experiment, target, objective)
-    genes = side_genes(experiment, target.sides) if experiment.has_head else None
+    genes = experiment.side_genes(target.sides) if experiment.has_head else None
     how = make_scorer(experiment, target.held, target.target_held, target.sides, genes)
 
     def build(folder: Path) -> None:

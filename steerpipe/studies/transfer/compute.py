@@ -29,7 +29,7 @@ from ...pipeline.artefact import built
 from ...pipeline.experiment import Experiment, Sides
 from ...pipeline.ladder import cells_key, read_by, recipe_parents
 from ...pipeline.problems import solve
-from ...pipeline.scoring import judged, make_scorer, side_genes
+from ...pipeline.scoring import judged, make_scorer
 from ...progress import track
 from ...steering.controls import mean_difference, random_recipe
 from ...steering.intervene import State, add_vector
@@ -130,7 +130,7 @@ def score_all(experiment: Experiment, groups: Sequence[Group]) -> tuple[pd.DataF
     fits = Fits(experiment, groups)
     rows, nulls, genes = [], [], []
     for group in track(groups, "scores", len(groups)):
-        how = make_scorer(experiment, group.held, group.target_held, group.sides, side_genes(experiment, group.sides))
+        how = make_scorer(experiment, group.held, group.target_held, group.sides, experiment.side_genes(group.sides))
         for label, state in _trials(fits, group, how):
             random = label["relation"].startswith("random")
             rows += [{**label, "split": "held", **row} for row in how.rows_of(state, intervals=not random)]
