@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..device import mixed_precision
+from ..device import give_memory_back, mixed_precision
 from ..models.aido_cell import AidoCell
 from ..models.base import PAD, CellModel, Tokens
 from ..models.preprocess import model_input
@@ -74,6 +74,7 @@ def extract(
         if not (folder / f"part_{number:05d}.npz").is_file():
             cells = range(starts[number], min(starts[number] + per_shard, counts.shape[0]))
             _extract_shard(model, counts, cells, valid, layers, folder, number, policy, dtype, batch_size, subset)
+            give_memory_back()
     files = sorted(folder.glob("part_?????.npz"))
     done = len(files) == len(starts)
     if done and part == (0, 1):

@@ -84,12 +84,10 @@ def _run_command(command: Command, cfg: DictConfig) -> None:
     import torch
 
     from ..commands import study
-    from ..device import give_memory_back
     from ..pipeline.pipeline import Pipeline
     from ..store import Store
     from ..tracking import make_tracker
 
-    give_memory_back()
     if config.threads is not None:
         import numba
 

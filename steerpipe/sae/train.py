@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..activations.tokens import TokenSource
 from ..config import SaeConfig
+from ..device import give_memory_back
 from ..errors import SteerError
 from ..progress import add_task, progress
 from . import kernels
@@ -107,6 +108,7 @@ def train_sae(
                 shown = f"FVU {mean['fvu']:.4f}  L0 {mean['l0']:.1f}  dead {int(n_dead)}  {rate:,.0f} tokens/s"
                 bar.update(task, completed=curve[-1]["tokens"], note=shown)
                 recent.clear()
+                give_memory_back()
             if (step + 1) % CHECKPOINT_STEPS == 0 or last:
                 state = {"sae": sae.state_dict(), "optimiser": optimiser.state_dict(), "idle": idle, "curve": curve}
                 torch.save(state | {"step": step + 1}, checkpoint.with_suffix(".tmp"))
