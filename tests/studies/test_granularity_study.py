@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,12 +94,15 @@ def test_targets_share_no_cell_and_keep_the_split(make):
         (["objective.mode=add"], "take multiply"),
         (["objective.tokens=all"], "objective.tokens=genes"),
         (["dataset.label=null", "contrast.column=bulk_labels"], "set dataset.label"),
+        (["annotate.library=go_pb"], "unknown annotate.library 'go_pb'; did you mean 'go_bp'"),
     ],
 )
-def test_mistakes(make, words, message):
+def test_mistakes_are_said_before_anything_is_computed(make, tmp_path, words, message):
+    context = replace(make(*words), store=Store(tmp_path))
     with pytest.raises(SteerError, match=message) as error:
-        study.study(make(*words))
+        study.study(context)
     assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("artefact.json"))
 
 
 def test_the_plan_counts_what_is_steered():

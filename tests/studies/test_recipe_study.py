@@ -187,6 +187,7 @@ def test_the_plan_counts_the_passes():
         ([UP, "objective.mode=clamp"], "take multiply or add"),
         ([UP, "recipe.candidates=[LYZZ]"], "unknown gene in recipe.candidates 'LYZZ'; did you mean 'LYZ'"),
         ([UP, "recipe.candidates=[CD8A]"], "no such gene beside the programme's"),
+        ([UP, "annotate.library=go_pb"], "unknown annotate.library 'go_pb'; did you mean 'go_bp'"),
     ],
 )
 def test_mistakes(make, words, message):

@@ -7,7 +7,6 @@ import logging
 import pandas as pd
 
 from ...errors import SteerError
-from ...pipeline.annotation import inputs
 from ...pipeline.checkpoint import require_head
 from ...pipeline.experiment import prepare
 from ...pipeline.pipeline import Pipeline
@@ -31,7 +30,6 @@ def study(pipeline: Pipeline) -> Findings:
     if config.objective.tokens != "genes":
         raise SteerError("granularity reads means over all genes: use objective.tokens=genes.")
     check(config)
-    inputs(pipeline)  # a wrong library is said before anything is computed
     experiment = prepare(pipeline, find=finder(config))
     targets, groups = find_targets(experiment), Groups.of(experiment)
     rows, every, drawn, shapes = [], [], [], []

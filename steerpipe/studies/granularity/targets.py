@@ -11,7 +11,7 @@ import pandas as pd
 
 from ...config import Config
 from ...data.contrast import Split, capped
-from ...data.genesets import GeneSets, find_set
+from ...data.genesets import GeneSets, find_set, load_library
 from ...data.labels import find_label
 from ...data.split import fit_and_test
 from ...errors import SteerError, unknown
@@ -47,7 +47,7 @@ class Target:
 
 
 def check(config: Config) -> None:
-    """Refuse, before anything is computed, a dataset without labels, and programmes that do not exist.
+    """Refuse, before anything is computed, a dataset without labels, and a library or programmes that do not exist.
 
     Raises
     ------
@@ -58,6 +58,7 @@ def check(config: Config) -> None:
         raise SteerError("granularity compares labels: set dataset.label to an obs column.")
     for name in config.granularity.programs:
         find_set(name, "granularity.programs")
+    load_library(config.annotate.library)
 
 
 def chosen_labels(config: Config, obs: pd.DataFrame) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from ...config import Config
+from ...data.genesets import load_library
 from ...errors import SteerError
-from ...pipeline.annotation import inputs
 from ...pipeline.checkpoint import require_head
 from ...pipeline.fit import fit, recipe_table
 from ...pipeline.pipeline import Pipeline
@@ -30,7 +30,6 @@ def study(pipeline: Pipeline) -> Findings:
     experiment = pipeline.experiment(scored=True)
     asked = phenotype(experiment)
     candidates, own = candidate_genes(asked)
-    inputs(pipeline)  # a wrong library is said before the fit
     _say(asked)
     found = Findings()
     recipe = fit(experiment, pipeline.config.objective.named("program"))
@@ -67,10 +66,11 @@ def check(config: Config) -> None:
     Raises
     ------
     SteerError
-        No programme, no head, a mode without a recipe, or a readout that perturbed cells do not have.
+        No programme, no head, no such library, a mode without a recipe, or a readout that perturbed cells do not have.
     """
     check_program(config)
     require_head(config, ["program"], "model=mini, or a checkpoint that has one")
+    load_library(config.annotate.library)
     if config.objective.mode == "clamp":
         raise SteerError("objective.mode=clamp is fitted for objective=latent: take multiply or add for a recipe.")
     if config.model.readout != "reconstruction":
