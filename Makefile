@@ -12,6 +12,9 @@ BENCH ?= outputs/bench-sae
 ARGS ?=
 JOBS ?= 2
 
+# where bytecode is not kept, as in many containers, each process compiles all that it imports: some 12 s of CPU time
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate bench-browse \
   bench-mini bench-manifold bench-circuits bench-run bench-models go-sets lint format types clean
 
