@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,11 +24,11 @@ from steerpipe.cli.hydra import compose
 from steerpipe.data import datasets
 from steerpipe.data.cells import CellSource
 from steerpipe.data.split import fit_and_test
-from steerpipe.models.base import Tokens
+from steerpipe.models.base import Tokens, hide
 from steerpipe.models.geneformer import Geneformer, GeneformerSizes
 from steerpipe.models.scgpt import Scgpt, ScgptSizes
 
-WIDTH, BLOCKS, HEADS, INNER, MASKED_VALUE = 64, 4, 4, 128, -1.0
+WIDTH, BLOCKS, HEADS, INNER = 64, 4, 4, 128
 
 
 def make_scgpt(genes: list[str], most: int) -> Scgpt:
@@ -61,14 +60,9 @@ def loss_of(model: Scgpt | Geneformer, tokens: Tokens, generator: torch.Generato
     """Return the loss at masked gene tokens, and what was to be predicted there."""
     of_gene = (tokens.genes >= 0) & (tokens.genes < len(model.genes))
     hidden = of_gene & (torch.rand(of_gene.shape, generator=generator) < (1 / 3 if isinstance(model, Scgpt) else 0.15))
-    if isinstance(model, Scgpt):
-        masked = tokens._replace(values=torch.where(hidden, MASKED_VALUE, tokens.values))
-        predicted = model.decoder["fc"](model.stream(masked, len(model.blocks) - 1))[..., 0]
-        return F.mse_loss(predicted[hidden], tokens.values[hidden]), tokens.values[hidden]
-    there = tokens.genes >= 0
-    ids = torch.where(there, model.rows[tokens.genes.clamp_min(0)], 0)
-    logits = model.lm(input_ids=torch.where(hidden, 1, ids), attention_mask=there.long()).logits
-    return F.cross_entropy(logits[hidden], ids[hidden]), ids[hidden]
+    final = model.stream(hide(tokens, hidden), len(model.blocks) - 1)
+    truth = tokens.values if isinstance(model, Scgpt) else model.rows[tokens.genes.clamp_min(0)]
+    return model.masked_loss(final, tokens, hidden).mean(), truth[hidden]
 
 
 def held_out(model: Scgpt | Geneformer, cells: CellSource, test: np.ndarray) -> tuple[float, Tensor]:

@@ -19,6 +19,8 @@ from ..errors import SteerError
 
 PAD = -1
 """Gene id of a token that is none."""
+HIDDEN = -1.0
+"""Value of a masked token, where cells have tokens of their own: scGPT's own; Geneformer's values are never below 0."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class CellModel(Protocol):
 
 
 class OwnTokens(nn.Module):
-    """What models whose cells have tokens of their own do alike: they offer `blocks`, `embed` and `run`."""
+    """What models whose cells have tokens of their own do alike: they offer `blocks`, `embed`, `run` and `masked_loss`."""
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -144,6 +146,13 @@ class OwnTokens(nn.Module):
 
     def run(self, block: nn.Module, stream: Tensor, there: Tensor | None) -> Tensor:
         """Run one block on a stream (B, S, D); there: bool (B, 1, 1, S), tokens that are attended to, None for all."""
+        raise NotImplementedError
+
+    def masked_loss(self, final: Tensor, tokens: Tokens, hidden: Tensor) -> Tensor:
+        """Return the pretraining's loss (B,), each cell's mean over the tokens that were hidden, of its last stream (B, S, D).
+
+        `tokens` are those before `hide`; every cell has a hidden token.
+        """
         raise NotImplementedError
 
     def streams(self, tokens: Tokens, layers: Iterable[int], *, read: Tensor | None = None) -> dict[int, Tensor]:
@@ -166,6 +175,11 @@ class OwnTokens(nn.Module):
         for block in self.blocks[layer + 1 : to + 1]:
             stream = self.run(block, stream, there)
         return stream
+
+
+def hide(tokens: Tokens, hidden: Tensor) -> Tokens:
+    """Return a cell's own tokens with some of them masked as in pretraining; hidden: bool (B, S)."""
+    return tokens._replace(values=torch.where(hidden, HIDDEN, tokens.values))
 
 
 def attended(genes: Tensor) -> Tensor | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import PAD, Output, OwnTokens, Tokens, TokenSizes, ragged, require_genes
@@ -54,13 +55,20 @@ class Geneformer(OwnTokens):
     bert : transformers' BertForMaskedLM
     rows : int64 (G + n_other,), the dictionary's row of each gene and, last, of <cls> and <eos> where there are any
     medians : float64 (G,)
+    mask_row : the dictionary's row of <mask>
     """
 
     def __init__(
-        self, arch: GeneformerSizes, genes: Iterable[str], bert: nn.Module, rows: np.ndarray, medians: np.ndarray
+        self,
+        arch: GeneformerSizes,
+        genes: Iterable[str],
+        bert: nn.Module,
+        rows: np.ndarray,
+        medians: np.ndarray,
+        mask_row: int = 1,
     ) -> None:
         super().__init__()
-        self.arch, self.genes, self.medians = arch, tuple(genes), medians
+        self.arch, self.genes, self.medians, self.mask_row = arch, tuple(genes), medians, mask_row
         self.n_other = 2 if arch.special else 0
         self.has_head = False
         self.predicts = "rank score (1 is the first place, 0 none)"
@@ -103,6 +111,7 @@ class Geneformer(OwnTokens):
     def embed(self, tokens: Tokens) -> Tensor:
         """Return the stream before block 0, (B, S, D)."""
         rows = torch.where(tokens.genes == PAD, self.lm.config.pad_token_id, self.rows[tokens.genes.clamp_min(0)])
+        rows = torch.where(tokens.values < 0, self.mask_row, rows)
         r: Tensor = self.lm.bert.embeddings(input_ids=rows)
         return r
 
@@ -111,6 +120,15 @@ class Geneformer(OwnTokens):
         out = block(stream, attention_mask=None if there is None else there.expand(-1, 1, there.shape[-1], -1))
         found: Tensor = out[0] if isinstance(out, tuple) else out  # transformers 4 returns a tuple
         return found
+
+    def masked_loss(self, final: Tensor, tokens: Tokens, hidden: Tensor) -> Tensor:
+        """Return the mean cross-entropy (B,) of the hidden genes, over the whole dictionary."""
+        rows = self.rows[tokens.genes.clamp_min(0)]
+        losses = [
+            F.cross_entropy(self.lm.cls(stream[some]).float(), row[some])
+            for stream, row, some in zip(final, rows, hidden, strict=True)
+        ]
+        return torch.stack(losses)
 
     def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None, genes: Tensor | None = None) -> Output:
         """Run blocks layer+1.. and the masked-gene head on a stream.

@@ -93,7 +93,8 @@ def load(folder: Path) -> Geneformer:
     if sizes.special:
         at = table.set_index("gene")["token"]
         rows += [at[name] for name in SPECIAL]
-    model = Geneformer(sizes, genes["gene"], bert, np.array(rows), genes["median"].to_numpy(np.float64))
+    (mask,) = table.loc[table["gene"] == "<mask>", "token"].tolist() or [1]
+    model = Geneformer(sizes, genes["gene"], bert, np.array(rows), genes["median"].to_numpy(np.float64), mask)
     return model.eval().requires_grad_(False)
 
 

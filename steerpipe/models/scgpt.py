@@ -162,6 +162,12 @@ class Scgpt(OwnTokens):
         out: Tensor = block(stream, there)
         return out
 
+    def masked_loss(self, final: Tensor, tokens: Tokens, hidden: Tensor) -> Tensor:
+        """Return the mean squared error (B,) of the predicted bins of the hidden genes."""
+        wrong = (self.decoder["fc"](final)[..., 0] - tokens.values).square()
+        loss: Tensor = (wrong * hidden).sum(1) / hidden.sum(1)
+        return loss
+
     def forward_from(self, layer: int, stream: Tensor, read: Tensor | None = None, genes: Tensor | None = None) -> Output:
         """Run blocks layer+1.. and the decoder on a stream.
 

@@ -12,7 +12,6 @@ import torch
 
 from ..config import as_dict
 from ..data.split import require_test
-from ..models.aido_cell import AidoCell
 from ..sae.baselines import Baselines, FeatureDictionary
 from ..sae.fidelity import fidelity, splice_losses
 from ..sae.metrics import nearest_cosine, score_sae
@@ -132,8 +131,8 @@ def _losses(context: Context, source: Activations, every: dict[str, FeatureDicti
     if config.score.cells == 0 or config.model.tokens != "all":
         return None
     model = load_steered_model(config)
-    if not isinstance(model, AidoCell) or not model.has_head:
-        log.info("spliced-in fidelity is of a model that predicts masked log1p CP10K: %s does not", config.model.path)
+    if model.predicts is None:
+        log.info("spliced-in fidelity is of what a model predicts of masked genes: %s has no head for it", config.model.path)
         return None
     device = next(model.parameters()).device
     cells = load_cells(config, model.genes)

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from steerpipe.models.base import PAD, CellModel, by_gene, embedding, n_ids, pooled_stream, read_out
+from steerpipe.models.base import PAD, CellModel, by_gene, embedding, hide, n_ids, pooled_stream, read_out
 
 from . import tiny
 
@@ -100,6 +100,33 @@ def test_a_cell_is_the_same_whatever_is_in_its_batch(model, counts):
             output = read_out(model, layer, stream, alone, read)
         if output.expression is not None:
             torch.testing.assert_close(output.expression[0], outputs.expression[row], atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_of_masked_genes_is_that_of_the_model_that_does_not_see_them(model, counts):
+    if model.arch.fixed:
+        pytest.skip("genes of AIDO.Cell are masked by their values (tests/sae/test_fidelity.py)")
+    tokens, last = model.tokens(counts), model.arch.num_hidden_layers - 1
+    hidden = (tokens.genes >= 0) & (tokens.genes < len(GENES))
+    hidden[:, 3:] = False
+    before = tokens.values.clone()
+    with torch.no_grad():
+        final = model.stream(hide(tokens, hidden), last)
+        loss = model.masked_loss(final, tokens, hidden)
+        if "rank" in model.predicts:
+            logits = model.lm.cls(final).float().log_softmax(-1)
+            each = -logits.gather(-1, model.rows[tokens.genes.clamp_min(0)][..., None])[..., 0]
+            rows = torch.where(hidden, model.mask_row, model.rows[tokens.genes.clamp_min(0)])
+            masked = model.lm.bert(input_ids=rows, attention_mask=(tokens.genes != PAD).long()).last_hidden_state
+            there = tokens.genes != PAD
+            torch.testing.assert_close(masked[there], final[there], atol=1e-5, rtol=1e-5)
+        else:
+            each = (model.decoder["fc"](final)[..., 0] - tokens.values).square()
+            other = tokens._replace(values=tokens.values + 5 * hidden)  # what is hidden is not read
+            assert torch.equal(model.stream(hide(other, hidden), last), final)
+    for row in range(5):
+        torch.testing.assert_close(loss[row], each[row, hidden[row]].mean())
+    assert torch.equal(tokens.values, before)
+    assert not torch.equal(model.stream(tokens, last), final)
 
 
 def test_pooled_embedding_is_the_mean_over_the_genes_that_are_there(model, counts):
