@@ -43,7 +43,8 @@ def plain(model: AidoCell, network: LayeredCells, values: list[Tensor], source: 
                     z = (codes.values * (codes.indices == source)).sum(-1)
                     x = x.index_add(1, network.valid, -z[..., None] * sae.W_dec[source])
                 if i in parts:
-                    parts[i].append(pool(network.saes[i].encode(x[:, network.valid]), network.saes[i].n_features))
+                    n, sae = torch.full((len(x),), len(network.valid)), network.saes[i]
+                    parts[i].append(pool(sae.encode(x[:, network.valid]), sae.n_features, n))
             parts[HEAD].append(model.predict(model.bert["encoder"]["ln"](x[:, network.valid])))
     return {level: torch.cat(some).numpy() for level, some in parts.items()}
 

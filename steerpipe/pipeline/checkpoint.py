@@ -68,7 +68,8 @@ def require_fixed(config: Config, command: str) -> None:
     """Refuse a command that reads every gene at its own place, for a model whose cells have tokens of their own."""
     if not _is_fixed(config.model):
         raise SteerError(
-            f"{command} needs a token of every gene in every cell, and those of {config.model.path} have their own."
+            f"{command} compares genes at their tokens in the same cells, and a cell of {config.model.path} has tokens of the "
+            "genes that it expresses alone; take model=mini, or a checkpoint of AIDO.Cell."
         )
 
 

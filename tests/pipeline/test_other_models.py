@@ -9,6 +9,7 @@ import torch
 
 from steerpipe.activations.extract import OnlineStreams
 from steerpipe.cli.hydra import compose
+from steerpipe.commands import study
 from steerpipe.errors import SteerError
 from steerpipe.models.base import PAD
 from steerpipe.pipeline.activations import activations, load_cells, plan
@@ -22,7 +23,9 @@ from steerpipe.pipeline.steered import steered
 from steerpipe.run import Run
 from steerpipe.steering.intervene import recipe_edit, run_edit
 from steerpipe.store import Store
-from steerpipe.studies.circuits.compute import check
+from steerpipe.studies.circuits import ablation, attribution, compute
+from steerpipe.studies.circuits.network import HEAD, LayerCodes
+from steerpipe.studies.regulation.study import ask
 
 from ..made import Made
 from ..models import tiny
@@ -189,9 +192,90 @@ def test_what_there_is_not_is_refused_in_one_line(context, words, message):
     assert "\n" not in str(told.value)
 
 
-def test_studies_of_fixed_places_are_refused(context):
-    with pytest.raises(SteerError, match="steer circuits needs a token of every gene"):
-        check(context().config)
+def test_a_circuit_is_that_of_every_cell_alone(context):
+    """Cells of different lengths share a group: each gives what it gives alone, token by token."""
+    made = context("circuits.max_cells=7")
+    circuit = compute.prepared(made)
+    network, model = circuit.network, circuit.network.model
+    codes, clean = LayerCodes(network, 0), network.clean(0)
+    source = int(codes.activity().mean(0).argmax())
+    trial = ablation.trials(network, 0, source, codes.activity(), n_random=0, dose=False, seed=0)[0]
+    found = ablation.respond(network, 0, codes, trial, clean)
+    wanted = {level: [] for level in found.changes}
+    sae, counts = network.saes[0], load_cells(made.config, model.genes)
+    firing, tokens_seen = 0, 0
+    for cell in circuit.cells:
+        tokens = model.tokens(counts[int(cell) : int(cell) + 1])
+        genes = tokens.genes[0]
+        of_gene = torch.isin(genes, network.valid)
+        with torch.no_grad():
+            x = model.stream(tokens, 0)
+            z = sae.encode(x).dense(sae.n_features)[0, :, source] * of_gene
+            firing, tokens_seen = firing + int((z != 0).sum()), tokens_seen + int(of_gene.sum())
+            after = x - z[None, :, None] * sae.W_dec[source]
+            for level, rows in wanted.items():
+                if level == HEAD:
+                    a, b = (model.forward_from(0, y, network.valid, tokens.genes).expression for y in (after, x))
+                else:
+                    a, b = (
+                        network.saes[level].encode(model.advance(y, 0, level, tokens.genes)).dense(sae.n_features)[0, of_gene]
+                        for y in (after, x)
+                    )
+                    a, b = a.mean(0, keepdim=True), b.mean(0, keepdim=True)
+                rows.append((a - b)[0].numpy())
+    assert (HEAD in wanted) == context.expression
+    assert codes.firing()[source] == pytest.approx(firing / tokens_seen)
+    for level, rows in wanted.items():
+        np.testing.assert_allclose(found.changes[level], np.array(rows)[found.cells], atol=2e-4)
+        assert np.abs(found.changes[level]).max() > 1e-3
+    gradients = attribution.attributions(network, 0, 1, np.arange(3), codes, n_cells=7)
+    assert gradients.shape == (7, sae.n_features, 3)
+    step = [network.add(batch, 1e-3 * z) for batch, z in _steps(network, codes, source, sae.W_dec[source])]
+    moved = torch.cat([network.read(0, batch, [1])[1] for batch in step]) - clean[1]
+    np.testing.assert_allclose(-gradients[:, source], moved[:, :3].numpy() / 1e-3, atol=0.05 * np.abs(gradients).max() + 1e-3)
+
+
+def _steps(network, codes, source, row):
+    z = codes.of(source)
+    for group in network.groups():
+        batch = network.stream(0, group)
+        yield batch, z[group, : batch.stream.shape[1], None] * row
+
+
+STUDIES = {
+    "circuits": ["circuits.recipe=latent"],
+    "pareto": [],
+    "recruitment": ["diagnose.expansions=[]", "diagnose.top_n=[]", "diagnose.n_refits=2", "diagnose.n_matched=1"],
+    "recipe": ["recipe.up=[GZMB,NKG7,CTSW,CD8A]"],
+    "granularity": [],
+    "stability": [],
+    "transfer": [
+        "transfer.by=phase",
+        "transfer.types=[G1,S]",
+        "transfer.min_cells=8",
+        "dataset.max_cells=400",
+        "dataset.test_share=0.4",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_run_to_the_end(context, name):
+    """Each to its end, or for a model without a head of expression to one line that says so."""
+    made = context("dataset.max_cells=200", "evaluate.objectives=[latent,expression]", *STUDIES[name])
+    if not context.expression and name not in ("circuits", "stability"):
+        with pytest.raises(SteerError, match="has no output head") as told:
+            study.main(name, made, made.run)
+        assert "\n" not in str(told.value)
+        return
+    study.main(name, made, made.run)
+    assert list((made.run.path / "plots").glob("*.png"))
+
+
+def test_regulation_is_refused_before_anything_is_read(context):
+    with pytest.raises(SteerError, match=r"steer regulation .* tokens of the genes that it expresses alone") as told:
+        ask(context("regulation.regulons=/nowhere.csv"))
+    assert "\n" not in str(told.value)
 
 
 def test_a_plan_is_of_the_genes_that_are_run(context):

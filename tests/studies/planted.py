@@ -22,13 +22,13 @@ class Planted(torch.nn.Module):
         super().__init__()
         self.A, self.B, self.W, self.readout = A, B, W, readout
 
-    def advance(self, stream, layer, to):
+    def advance(self, stream, layer, to, genes=None):
         if layer >= HIGH or to < HIGH:
             return stream
         written = torch.relu(stream @ self.A.T) @ self.W
         return stream + (written + 0.5 * written.mean(1, keepdim=True)) @ self.B
 
-    def forward_from(self, layer, stream, read=None):
+    def forward_from(self, layer, stream, read=None, genes=None):
         x = self.advance(stream, layer, HIGH)[:, read]
         return Output(x, (x * self.readout[: x.shape[1]]).sum(-1))
 

@@ -92,8 +92,9 @@ def respond(network: LayeredCells, layer: int, codes: LayerCodes, trial: Trial, 
     parts: dict[Level, list[np.ndarray]] = {level: [] for level in levels}
     with torch.no_grad():
         for group in network.groups(cells):
-            delta = trial.dose * z[group][..., None] * trial.vector
-            after = network.read(layer, network.add(network.stream(layer, group), delta), levels)
+            batch = network.stream(layer, group)
+            delta = trial.dose * z[group, : batch.stream.shape[1], None] * trial.vector
+            after = network.read(layer, network.add(batch, delta), levels)
             mine = np.isin(group, cells)
             for level in levels:
                 change = (after[level] - clean[level][group]).cpu().numpy()

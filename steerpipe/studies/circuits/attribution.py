@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from ...steering.intervene import Batch
 from .network import LayerCodes, LayeredCells
 
 
@@ -28,14 +29,15 @@ def attributions(
     sae = network.saes[layer]
     W_dec = sae.W_dec.detach()
     for group in network.groups(np.arange(min(n_cells, len(network)))):
-        x = network.stream(layer, group).requires_grad_()
+        x, genes = network.stream(layer, group)
+        x.requires_grad_()
         with torch.enable_grad():
-            zbar = network.pooled(to, network.model.advance(x, layer, to))
+            zbar = network.pooled(to, network.advance(Batch(x, genes), layer, to))
         values, indices = codes.group(group, network.batch_size)
         columns: list[Tensor] = []
         for target in targets:
             (gradient,) = torch.autograd.grad(zbar[:, target].sum(), x, retain_graph=True)
-            along = (gradient[:, network.valid] @ W_dec.T).gather(-1, indices)
+            along = (network.taken(Batch(gradient, genes)) @ W_dec.T).gather(-1, indices)
             scores = values.new_zeros(len(group), sae.n_features)
             columns.append(-scores.scatter_add(1, indices.flatten(1), (along * values).flatten(1)))
         found.append(torch.stack(columns, -1).cpu().numpy())

@@ -18,12 +18,13 @@ from ...models.base import n_ids
 from ...models.checkpoints import has_head, model_folder, read_config
 from ...pipeline.activations import Activations, activations, load_cells, load_steered_model
 from ...pipeline.artefact import Artefact, built, save_arrays, shared
-from ...pipeline.checkpoint import require_fixed
+from ...pipeline.checkpoint import check_tokens
 from ...pipeline.context import Context
 from ...pipeline.dictionary import Dictionary, dictionary
 from ...pipeline.experiment import Experiment, prepare
 from ...pipeline.fit import Recipe, fit
 from ...progress import add_task, progress
+from ...steering.contrast_streams import token_ids
 from . import ablation, at_layer
 from .network import LayerCodes, LayeredCells, Level
 
@@ -73,7 +74,7 @@ def check(config: Config) -> None:
         A layer that the model does not have, one dictionary for several layers, or tokens that are not all run.
     """
     circuits = config.circuits
-    require_fixed(config, "steer circuits")
+    check_tokens(config)
     folder = model_folder(config.model.path, config.model.revision)
     n = read_config(folder).num_hidden_layers
     if circuits.layers[-1] >= n:
@@ -112,16 +113,19 @@ def prepared(context: Context) -> Circuit:
     model = load_steered_model(config if part is None else own_device)
 
     def build(folder: Path) -> None:
-        counts = load_cells(config, model.genes)[cells]
+        source_cells = load_cells(config, model.genes)
+        counts, ids = source_cells[cells], token_ids(model, source_cells, cells)
+        if ids is not None:
+            save_arrays(folder / "token_genes.npy", ids)
         out: dict[int, np.ndarray] = {}
         done = 0
-        shape = (len(cells), n_ids(model), model.arch.hidden_size)
+        shape = (len(cells), n_ids(model) if ids is None else ids.shape[1], model.arch.hidden_size)
         for _, batch in full_streams(model, counts, circuits.layers, batch_size=config.model.batch_size):
             for layer, stream in batch.items():
                 file = folder / f"layer_{layer}.npy"
                 if layer not in out:
                     out[layer] = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-                out[layer][done : done + len(stream)] = stream.float().cpu().numpy()
+                out[layer][done : done + len(stream), : stream.shape[1]] = stream.float().cpu().numpy()
             done += len(stream)
 
     digest = hashlib.sha256(cells.astype(np.int64).tobytes()).hexdigest()[:16]
@@ -129,12 +133,14 @@ def prepared(context: Context) -> Circuit:
     streams = built(context, "circuit-streams", build, version=VERSION, reads=settings, parents=[source.artefact])
     device = next(model.parameters()).device
     position = {gene: i for i, gene in enumerate(model.genes)}
+    ids_file = streams.path / "token_genes.npy"
     network = LayeredCells(
         model,
         {layer: np.load(streams.path / f"layer_{layer}.npy", mmap_mode="r") for layer in circuits.layers},
         {layer: one.sae.to(device) for layer, one in dictionaries.items()},
         torch.tensor([position[gene] for gene in source.genes], device=device),
         config.model.batch_size,
+        np.load(ids_file) if ids_file.is_file() else None,
     )
     return Circuit(context, network, source, dictionaries, cells, streams, recipe, experiment)
 

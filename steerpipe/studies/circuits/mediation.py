@@ -18,7 +18,7 @@ from ...steering.intervene import edit_codes
 from .network import HEAD, LayerCodes, LayeredCells, Readings
 
 Delta = Callable[[np.ndarray], Tensor]
-"""A group of cells (B,) -> what is added to their streams at the valid genes, (B, T, D)."""
+"""A group of cells (B,) -> what is added to their streams at the valid genes, (B, T, D); what is beyond their tokens is cut."""
 
 
 class Held(NamedTuple):
@@ -61,13 +61,13 @@ def hold(
     total, rest = [], []
     with torch.no_grad():
         for group in network.groups():
-            stream = network.add(network.stream(layer, group), delta(group))
-            stream = network.model.advance(stream, layer, at)
-            now, before = sae.encode(stream[:, network.valid]), later.group(group, network.batch_size)
+            batch = network.stream(layer, group)
+            batch = network.advance(network.add(batch, delta(group)[:, : batch.stream.shape[1]]), layer, at)
+            now, before = network.encode(at, batch), later.group(group, network.batch_size)
             backs = [None, *(edit_codes(sae, before, mask) - edit_codes(sae, now, mask) for mask in masks)]
             rows = []
             for back in backs:
-                held = stream if back is None else network.add(stream, back)
+                held = batch if back is None else network.add(batch, back)
                 after = network.read(at, held, [HEAD])[HEAD]
                 rows.append((after - clean[HEAD][group]) @ score)
             total.append(rows[0])

@@ -143,8 +143,8 @@ def ask(context: Context) -> Panel:
         No network, no head, no test cells, a readout or tokens that are not read here, no such TF, or none with enough targets.
     """
     config, model = context.config.regulation, context.config.model
-    network = load_regulons(config.regulons)
     require_fixed(context.config, "steer regulation")
+    network = load_regulons(config.regulons)
     if not has_head(model_folder(model.path, model.revision)):
         raise SteerError(
             f"{model.path} has no output head, and regulation is read from predicted expression; take one that has."
