@@ -115,8 +115,8 @@ def find_groups(experiment: Experiment) -> list[Group]:
     if len(groups) < 2 or few:
         have = ", ".join(f"{name} ({int(n)})" for name, n in smaller.items())
         raise SteerError(
-            f"transfer needs two types with transfer.min_cells={settings.min_cells} cells on both sides, {MIN_HELD} of them held "
-            f"out; there are: {have}."
+            f"transfer needs two types with transfer.min_cells={settings.min_cells} cells on both sides, {MIN_HELD} of them "
+            f"held out; there are: {have}."
         )
     return groups
 
