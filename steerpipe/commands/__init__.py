@@ -73,6 +73,11 @@ COMMANDS = (
         "granularity",
     ),
     Command(
+        "knockdown",
+        "Fit real perturbations, and ask whether recipes find their DE genes and know their genes' programmes, beside nulls.",
+        "knockdown",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

@@ -307,6 +307,44 @@ class GranularityConfig:
             raise SteerError(f"granularity.sizes={self.sizes} must be four or more ascending numbers of features, from 1 up.")
 
 
+@dataclass
+class KnockdownConfig:
+    """Whether recipes know real perturbations (group `knockdown`)."""
+
+    perturbations: list[str] = field(default_factory=list)
+    """perturbations of dataset.perturbation, by name; empty: all with min_cells cells to fit on, those with most cells first"""
+    max_perturbations: int = 30
+    """perturbations when none are named"""
+    min_cells: int = 30
+    """cells to fit on that a perturbation needs"""
+    max_cells: int = 120
+    """cells of a perturbation at the most, drawn at random, test cells as often as in the dataset; of the control four times"""
+    held_cells: int = 24
+    """held-out control cells that are steered for scores, at the most"""
+    objectives: list[str] = field(default_factory=lambda: ["latent"])
+    """latent: the exact lasso; expression: through the model, with evaluate.n_permutations_model deals"""
+    n_permutations: int = 100
+    """deals of the fit's cells between control and perturbation, each fitted and scored anew"""
+    n_random: int = 20
+    """recipes of the same values on random features"""
+    block: list[str] = field(default_factory=list)
+    """perturbations of one pathway, whose recipes should be alike"""
+    regulons: str | None = None
+    """a CSV of source,target,weight, or collectri: regulons beside the terms of annotate.library as a gene's programmes"""
+    min_terms: int = 5
+    """programmes that a perturbed gene needs to be ranked"""
+
+    def __post_init__(self) -> None:
+        counts = ("max_perturbations", "min_cells", "max_cells", "held_cells", "n_permutations", "n_random", "min_terms")
+        positive("knockdown", self, *counts)
+        for name in self.objectives:
+            one_of("knockdown.objectives", name, ("latent", "expression"))
+        if not self.objectives:
+            raise SteerError("knockdown.objectives is empty; allowed: latent, expression, or both.")
+        if len(self.block) == 1:
+            raise SteerError(f"knockdown.block={self.block} is one perturbation: name two at least, or none.")
+
+
 @dataclass(kw_only=True)
 class Studies:
     """The groups of all studies. Hydra's schemas and its list of defaults follow from these fields.
@@ -322,3 +360,4 @@ class Studies:
     regulation: RegulationConfig
     recipe: RecipeConfig
     granularity: GranularityConfig
+    knockdown: KnockdownConfig
