@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from steerpipe.cli.app import main
+from steerpipe.errors import SteerError
 from steerpipe.pipeline.pipeline import Pipeline
 from steerpipe.run import Run
+from steerpipe.store import Store
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ def a_run(folder: Path, command: str = "test") -> Run:
     """Return a run in a folder that exists."""
     folder.mkdir(parents=True, exist_ok=True)
     return Run(folder, command, {})
+
+
+def refused(study: ModuleType, context: Made, folder: Path, message: str) -> None:
+    """Check that a study refuses a context in one line, before anything is computed into an empty store in `folder`."""
+    with pytest.raises(SteerError, match=message) as error:
+        study.study(replace(context, store=Store(folder)))
+    assert "\n" not in str(error.value)
+    assert not list(folder.rglob("artefact.json"))
 
 
 @contextmanager
