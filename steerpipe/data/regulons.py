@@ -37,10 +37,11 @@ class Regulon(NamedTuple):
     signs: np.ndarray
 
 
-def load_regulons(name: str) -> pd.DataFrame:
+def load_regulons(name: str, setting: str = "regulation.regulons") -> pd.DataFrame:
     """Load a network of TFs and targets: a path to a CSV, or collectri (Mueller-Dott et al., NAR 2023).
 
-    CollecTRI is read from $STEER_DATA/genesets or $STEER_DATA, else fetched by decoupler where that is installed.
+    `setting` is what messages name. CollecTRI is read from $STEER_DATA/genesets or $STEER_DATA, else fetched by decoupler
+    where that is installed.
 
     Returns
     -------
@@ -56,9 +57,7 @@ def load_regulons(name: str) -> pd.DataFrame:
         path = Path(name).expanduser()
         if not path.is_file():
             here = f"working folder: {Path.cwd()}"
-            raise SteerError(
-                f"regulation.regulons={name} is no file ({here}); give a CSV of source,target,weight, or collectri."
-            )
+            raise SteerError(f"{setting}={name} is no file ({here}); give a CSV of source,target,weight, or collectri.")
         return read_regulons(path)
     candidates = [folder / file for folder in (data_dir() / "genesets", data_dir()) for file in FILES]
     for path in candidates:
@@ -69,7 +68,7 @@ def load_regulons(name: str) -> pd.DataFrame:
     except Exception as error:  # decoupler and requests raise what they please
         raise SteerError(
             f"CollecTRI is neither at {candidates[0]} nor to be had by decoupler ({type(error).__name__}); put the file there "
-            "(set STEER_DATA), or go online with decoupler installed, or give regulation.regulons=my.csv."
+            f"(set STEER_DATA), or go online with decoupler installed, or give {setting}=my.csv."
         ) from error
     return _network(found, "decoupler's CollecTRI")
 

@@ -17,13 +17,16 @@ import sys
 import traceback
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from steerpipe.cli.hydra import compose
 from steerpipe.commands import extract, fit, train_sae
 from steerpipe.data import datasets
 from steerpipe.pipeline.pipeline import Pipeline
-from steerpipe.run import Run
+from steerpipe.plot.dictionaries import training_curve
+from steerpipe.run import Run, save_figure
+from steerpipe.sae import baselines
 from steerpipe.store import Store
 
 STAGES = {"extract": extract, "train-sae": train_sae, "fit": fit}
@@ -83,7 +86,12 @@ def work(outputs, config, stage, kill_at=None):
 def main(folder, config, stage, points):
     """Make the reference, then kill, look, resume and compare at `points` places spread over the stage's operations."""
     torch.set_num_threads(1)
-    datasets.pbmc68k_reduced()  # its imports, once for all children
+    datasets.pbmc68k_reduced()  # its imports, once for all children; Adam's, those of figures and of the baselines as well
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    curve = pd.DataFrame({"tokens": [1, 2], "fvu": 0.5, "l0": 1.0, "dead": 0})
+    folder.mkdir(parents=True)
+    save_figure(folder, "warm", training_curve(curve, "warm"), curve)
+    baselines.ICA_STEPS = 5  # which components come out is nothing to a kill
     before = folder / "before"  # what earlier stages made
     needed = {"extract": None, "train-sae": "extract", "fit": "train-sae"}[stage]
     before.mkdir(parents=True)

@@ -177,6 +177,7 @@ def test_programmes_leave_the_perturbed_genes_out(experiment):
         (["knockdown.perturbations=[LYZ]"], "CST3 of knockdown.block is not among the 1 perturbations"),
         (["knockdown.min_cells=400"], r"knockdown.min_cells=400 cells to fit on .* There are: CD8A \("),
         (["dataset.control=null"], "dataset.perturbation=COLUMN dataset.control=LABEL"),
+        (["knockdown.regulons=/nowhere.csv"], "knockdown.regulons=/nowhere.csv is no file"),
         (["annotate.library=go_pb"], "unknown annotate.library 'go_pb'"),
         (["objective.mode=add"], "take multiply"),
     ],

@@ -45,7 +45,7 @@ def programmes(experiment: Experiment, perturbed: Sequence[str]) -> Programmes:
     library = load_library(config.annotate.library)
     every = {term: genes for term, genes in zip(library.terms, library.genes, strict=True) if SMALLEST <= len(genes) <= LARGEST}
     if config.knockdown.regulons is not None:
-        network = load_regulons(config.knockdown.regulons)
+        network = load_regulons(config.knockdown.regulons, "knockdown.regulons")
         every |= {f"regulon of {tf}": frozenset([str(tf), *some["target"]]) for tf, some in network.groupby("source")}
     column = {gene: i for i, gene in enumerate(experiment.genes)}
     found: list[tuple[str, np.ndarray, frozenset[str]]] = []

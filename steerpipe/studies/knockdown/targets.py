@@ -60,7 +60,7 @@ def check(config: Config) -> None:
         )
     load_library(config.annotate.library)
     if config.knockdown.regulons is not None:
-        load_regulons(config.knockdown.regulons)
+        load_regulons(config.knockdown.regulons, "knockdown.regulons")
 
 
 def chosen(config: Config, obs: pd.DataFrame) -> pd.DataFrame:
