@@ -23,7 +23,7 @@ from ..errors import SteerError
 from .aido_cell import LN_EPS, AidoCell, ArchConfig
 from .base import CellModel, Sizes
 from .hub import WEIGHTS, commit_of, fetch, is_hub_id
-from .kinds import check_weights, other_kind
+from .kinds import all_kinds, check_weights, other_kind
 from .preprocess import MASK, DepthRule
 
 log = logging.getLogger(__name__)
@@ -224,9 +224,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads((folder / "config.json").read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
-        needed = f"a folder with config.json and {' or '.join(WEIGHTS)}"
-        msg = f"no config.json in {folder}; a model is {needed}, or a hub id."
-        raise SteerError(msg) from error
+        what = f"no config.json in {folder}" if folder.is_dir() else f"no config.json in {folder}, which is no folder"
+        raise SteerError(f"{what}; a model is a folder ({all_kinds()}), or a hub id.") from error
     except ValueError as error:  # not JSON, or not even text
         raise SteerError(f"{folder}/config.json is not JSON: {error}.") from error
     if not isinstance(settings, dict):

@@ -70,19 +70,23 @@ def kind_of(folder: Path) -> str:
     has = {name: (folder / name).is_file() for name in ("config.json", "args.json", "vocab.json", "best_model.pt", "genes.csv")}
     if has["config.json"] and (has["args.json"] or has["best_model.pt"]):
         odd = "args.json" if has["args.json"] else "best_model.pt"
-        raise SteerError(f"{folder} has config.json and {odd}, files of two models: give each a folder ({_all()}).")
+        raise SteerError(f"{folder} has config.json and {odd}, files of two models: give each a folder ({all_kinds()}).")
     if has["args.json"] or has["best_model.pt"]:
         missing = [name for name in ("args.json", "vocab.json", "best_model.pt") if not has[name]]
         if missing:
             raise SteerError(
                 f"{folder} looks like scGPT's, but has no {' and no '.join(missing)}; {SCGPT} is {FOLDERS[SCGPT]}."
             )
+        if has["genes.csv"]:
+            raise SteerError(f"{folder} has args.json and genes.csv, files of two models: give each a folder ({all_kinds()}).")
         return SCGPT
+    if has["genes.csv"] and not has["config.json"]:
+        raise SteerError(f"{folder} looks like Geneformer's, but has no config.json; {GENEFORMER} is {FOLDERS[GENEFORMER]}.")
     kind = _model_type(folder) if has["config.json"] else None
     if kind == "bert":
         return GENEFORMER
     if kind not in (None, "cellfoundation"):
-        raise SteerError(f"{folder}/config.json: model_type={kind!r} is no model that steer knows: {_all()}.")
+        raise SteerError(f"{folder}/config.json: model_type={kind!r} is no model that steer knows: {all_kinds()}.")
     return AIDO
 
 
@@ -134,5 +138,6 @@ def _model_type(folder: Path) -> str | None:
     return None if kind is None else str(kind)
 
 
-def _all() -> str:
+def all_kinds() -> str:
+    """Return the files of each kind, in words for a message."""
     return "; ".join(f"{kind}: {files}" for kind, files in FOLDERS.items())

@@ -115,6 +115,9 @@ def test_its_folder_is_read_as_it_was_written(model, folder, counts):
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), "cannot be read as weights"),
         (lambda f: (f / "genes.csv").write_text("a,b\n1,2\n"), "has columns a, b"),
         (lambda f: (f / "args.json").write_text("{}"), "files of two models"),
+        (lambda f: (f / "config.json").unlink(), "looks like Geneformer's, but has no config.json"),
+        (lambda f: set_medians(f, ""), "a median above 0: make it by python -m"),
+        (lambda f: set_medians(f, "0"), "a median above 0: make it by python -m"),
         (lambda f: set_config(f, "vocab_size", 30), "dictionaries of their own"),
         (lambda f: set_config(f, "hidden_size", 17), "does not divide"),
         (lambda f: set_config(f, "num_hidden_layers", 4), "keys missing"),
@@ -134,6 +137,12 @@ def set_config(folder, name, value):
     """Change one of config.json's settings."""
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+
+
+def set_medians(folder, value):
+    """Give every gene of genes.csv the same median."""
+    file = folder / "genes.csv"
+    pd.read_csv(file, dtype=str, keep_default_na=False).assign(median=value).to_csv(file, index=False)
 
 
 TOKENS = {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3, "ENSG1": 4, "ENSG2": 5, "ENSG3": 6, "ENSG4": 7}

@@ -183,6 +183,8 @@ def test_genes_beyond_the_limit_are_left_out_alike_in_every_cell(model):
         (lambda f: (f / "vocab.json").unlink(), "has no vocab.json"),
         (lambda f: (f / "best_model.pt").unlink(), "has no best_model.pt"),
         (lambda f: (f / "config.json").write_text("{}"), "files of two models"),
+        (lambda f: (f / "genes.csv").write_text("gene"), "args.json and genes.csv, files of two models"),
+        (lambda f: (f / "args.json").unlink(), "looks like scGPT's, but has no args.json"),
         (lambda f: (f / "args.json").write_text("[]"), "not JSON of a model's settings"),
         (lambda f: set_arg(f, "embsize", "wide"), "embsize must be whole numbers"),
         (lambda f: set_arg(f, "input_emb_style", "category"), "only 'continuous'"),
