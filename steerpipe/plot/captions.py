@@ -34,5 +34,6 @@ CAPTIONS = {
 
 def caption_of(name: str, captions: Mapping[str, str] = CAPTIONS) -> str:
     """Return the caption of a figure, `feature_17` being a `feature`; its name in words where there is none."""
-    kind = name.rstrip("0123456789").removesuffix("_")
-    return captions.get(name) or captions.get(kind, name.replace("_", " ").capitalize() + ".")
+    words = name.split("_")
+    kinds = ("_".join(words[:n]) for n in range(len(words), 0, -1))
+    return next((captions[kind] for kind in kinds if kind in captions), f"{' '.join(words).capitalize()}.")

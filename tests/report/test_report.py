@@ -239,10 +239,11 @@ def test_every_figure_that_is_saved_has_a_caption():
     package = Path(steerpipe.__file__).parent
     files = [*(package / "commands").glob("*.py"), *(package / "studies").rglob("*.py")]
     source = "".join(path.read_text() for path in files)
-    names = set(re.findall(r'(?:run|found|out)\.figure\("(\w+)"', source)) | set(
+    names = set(re.findall(r'(?:run|found|out)\.figure\(f?"(\w+)(?:\{end\})?"', source)) | set(
         re.findall(r'save_figure\(folder, "(\w+)"', source)
     )
     assert len(names) > 10
     assert names | {"feature"} == set(captions())
     assert caption_of("feature_17") == CAPTIONS["feature"]
+    assert caption_of("knockdown_expression", captions()) == captions()["knockdown"]
     assert caption_of("my_own") == "My own."
