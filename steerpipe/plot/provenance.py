@@ -10,8 +10,11 @@ from ..data.contrast import side_names
 
 def model_phrase(config: Config) -> str:
     """Return the model and the data as captions name them."""
-    own = " (our own small network, not AIDO.Cell)" if config.model.path in EMBEDDED else ""
-    return f"model {config.model.path}{own} · {config.dataset.path or config.dataset.name}"
+    path = config.model.path
+    own = path in EMBEDDED or Path(path, "artefact.json").exists()  # embedded, or of `steer pretrain`
+    name = "/".join(Path(path).parts[-2:]) if Path(path).is_absolute() else path
+    small = " (our own small network, not AIDO.Cell)" if own else ""
+    return f"model {name}{small} · {config.dataset.path or config.dataset.name}"
 
 
 def sae_phrase(config: Config) -> str:

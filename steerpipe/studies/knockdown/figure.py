@@ -71,5 +71,6 @@ def _scores(ax: Axes, rows: pd.DataFrame) -> None:
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.04), ncols=3)
     ax.set_yticks(at, rows.index, fontsize=7)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(0, 1.02)
+    shown = rows[["auprc", "auprc_null_hi", "auprc_random", "auprc_dense", "auprc_ceiling", "chance"]][rows["auprc"].notna()]
+    ax.set_xlim(0, max(0.3, 1.08 * np.nanmax(shown.to_numpy(float), initial=0.0)))
     ax.set_xlabel("AUPRC")

@@ -83,7 +83,7 @@ def _one(experiment: Experiment, some: list[Measured], block: list[str], found: 
     numbers |= {"programme_auroc": mean[0], "programme_p": mean[1]}
     numbers |= {} if test is None else {"block_within": test.within, "block_between": test.between, "block_p": test.p}
     found.metrics({f"{objective}/{name}": float(value) for name, value in numbers.items()})
-    text = f"{model_phrase(config)} · {config.dataset.name} · layer {config.layer.index} · {sae_phrase(config)} · {objective}"
+    text = f"{model_phrase(config)} · layer {config.layer.index} · {sae_phrase(config)} · {objective}"
     frame = similarity_frame(similarity, names)
     found.figure(f"knockdown{end}", knockdown(table, frame, block, text), table)
     return table

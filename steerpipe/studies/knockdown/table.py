@@ -97,11 +97,11 @@ def lines(
 ) -> list[str]:
     """Return what is said of one objective."""
     judged = table[table["auprc"].notna()]
-    beyond, near = (int((judged[name] <= LEVEL).sum()) for name in ("auprc_q", "gap_q"))
+    beyond, near = int((judged["auprc_q"] <= LEVEL).sum()), int((table["gap_q"] <= LEVEL).sum())
     n = len(table)
     said = [
         f"{objective}: {n} perturbations, {len(judged)} with DE genes among held-out cells. DE genes are ranked above the "
-        f"null by {beyond} of {len(judged)} recipes (q <= {LEVEL:g}, BH); {near} of {len(judged)} close more of the gap."
+        f"null by {beyond} of {len(judged)} recipes (q <= {LEVEL:g}, BH); {near} of {n} close more of the gap."
     ]
     if len(judged):
         names = {"recipe": "auprc", "chance": "chance", "null": "auprc_null", "random features": "auprc_random",
