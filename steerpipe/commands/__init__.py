@@ -78,6 +78,11 @@ COMMANDS = (
         "knockdown",
     ),
     Command(
+        "adapter",
+        "Train networks from a state, or a perturbation's name, to a recipe: beside the exact lasso, means, ridge and nulls.",
+        "adapter",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

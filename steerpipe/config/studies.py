@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import SteerError
+from .adapter import AdapterConfig
 from .checks import one_of, positive, share
 from .steering import OBJECTIVES
 
@@ -361,3 +362,4 @@ class Studies:
     recipe: RecipeConfig
     granularity: GranularityConfig
     knockdown: KnockdownConfig
+    adapter: AdapterConfig = field(metadata={"choice": "inverse"})

@@ -13,7 +13,8 @@ from steerpipe.models.aido_cell import ArchConfig
 from steerpipe.pipeline.experiment import prepare
 from steerpipe.store import Store
 from steerpipe.studies.granularity import plan, study
-from steerpipe.studies.granularity.targets import find_targets, finder
+from steerpipe.studies.granularity.targets import find_targets
+from steerpipe.studies.labelled import labels_finder
 
 from ..made import Made, a_run, refused
 
@@ -63,7 +64,7 @@ def test_tables_figure_and_conclusion(done):
 
 def test_targets_share_no_cell_and_keep_the_split(make):
     context = make()
-    experiment = prepare(context, find=finder(context.config))
+    experiment = prepare(context, find=labels_finder(context.config, "granularity"))
     split, labels = experiment.split, experiment.activations.obs["bulk_labels"].to_numpy()
     for target in find_targets(experiment):
         source, goal, held = (experiment.cells[rows] for rows in (*target.sides, target.held))

@@ -14,10 +14,11 @@ from ...pipeline.scoring import require_multiply
 from ...plot.provenance import model_phrase, sae_phrase
 from ...progress import track
 from ..findings import Findings
+from ..labelled import labels_finder
 from .compute import Groups, measured
 from .figure import granularity
 from .table import curves, lines, readable, target_row
-from .targets import check, find_targets, finder
+from .targets import check, find_targets
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def study(pipeline: Pipeline) -> Findings:
     if config.objective.tokens != "genes":
         raise SteerError("granularity reads means over all genes: use objective.tokens=genes.")
     check(config)
-    experiment = prepare(pipeline, find=finder(config))
+    experiment = prepare(pipeline, find=labels_finder(config, "granularity"))
     targets, groups = find_targets(experiment), Groups.of(experiment)
     rows, every, drawn, shapes = [], [], [], []
     for target in track(targets, "targets", len(targets)):

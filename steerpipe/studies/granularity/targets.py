@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from ...config import Config
-from ...data.contrast import Split, capped
 from ...data.genesets import GeneSets, find_set, load_library
-from ...data.labels import find_label
-from ...data.split import fit_and_test
-from ...errors import SteerError, unknown
+from ...errors import SteerError
 from ...pipeline.experiment import Experiment, Sides
 from ...steering.program import Program, score_weights
+from ..labelled import chosen_labels, require_label
 
-log = logging.getLogger(__name__)
-MIN_HELD = 4
-UNLABELLED = ("nan", "", "none")
 LEAST_GENES = 3
 
 
@@ -54,60 +47,10 @@ def check(config: Config) -> None:
     SteerError
         What is missing, and how it is given.
     """
-    if config.dataset.label is None:
-        raise SteerError("granularity compares labels: set dataset.label to an obs column.")
+    require_label(config, "granularity")
     for name in config.granularity.programs:
         find_set(name, "granularity.programs")
     load_library(config.annotate.library)
-
-
-def chosen_labels(config: Config, obs: pd.DataFrame) -> list[str]:
-    """Return the labels that are targets, those with most cells first.
-
-    Raises
-    ------
-    SteerError
-        No such column or label, or fewer than two labels with enough cells.
-    """
-    settings, column = config.granularity, config.dataset.label
-    if column not in obs:
-        raise unknown("label column", column, obs.columns)
-    counts = obs[column].astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    counts = counts[[name.lower() not in UNLABELLED for name in counts.index]]
-    named = [find_label(name, counts.index, what="label in granularity.labels") for name in settings.labels]
-    _, test = fit_and_test(obs, config.dataset)
-    held = obs[column].astype(str).iloc[test].value_counts()
-    enough = [name for name, n in counts.items() if n >= settings.min_cells and held.get(name, 0) >= MIN_HELD]
-    labels = named or enough[: settings.max_labels]
-    few = [name for name in labels if name not in enough]
-    if few or len(labels) < 2:
-        have = ", ".join(f"{name} ({n}, {held.get(name, 0)} held out)" for name, n in counts.head(12).items())
-        raise SteerError(
-            f"granularity needs two labels with granularity.min_cells={settings.min_cells} cells, {MIN_HELD} of them held "
-            f"out{f'; {few[0]} has fewer' if few else ''}. There are: {have}."
-        )
-    if len(enough) > len(labels):
-        log.info("%d of the %d labels with enough cells are targets: %s", len(labels), len(enough), ", ".join(labels))
-    return labels
-
-
-def finder(config: Config) -> Callable[[pd.DataFrame], Split]:
-    """Return what finds the cells of all chosen labels: fit cells as source, test cells as held out, no target side."""
-
-    def find(obs: pd.DataFrame) -> Split:
-        labels = obs[config.dataset.label].astype(str).to_numpy() if config.dataset.label in obs else np.array([])
-        parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for name in chosen_labels(config, obs):
-            fit, test = (cells[labels[cells] == name] for cells in fit_and_test(obs, config.dataset))
-            share = len(test) / max(1, len(fit) + len(test))
-            kept = capped(fit, test, config.granularity.max_cells, share, config.contrast.seed)
-            for part, cells in zip(parts, kept, strict=True):
-                part.append(cells)
-        fit, held = (np.sort(np.concatenate(part)) for part in parts)
-        none = np.zeros(0, np.int64)
-        return Split(fit, held, none, none)
-
-    return find
 
 
 def find_targets(experiment: Experiment) -> list[Target]:
@@ -115,7 +58,7 @@ def find_targets(experiment: Experiment) -> list[Target]:
     config = experiment.context.config
     assert config.dataset.label is not None
     every = experiment.activations.obs[config.dataset.label].astype(str).to_numpy()[experiment.cells]
-    names = [name for name in chosen_labels(config, experiment.activations.obs) if (every == name).any()]
+    names = [name for name in chosen_labels(config, experiment.activations.obs, "granularity") if (every == name).any()]
     fit, held = ({name: rows[every[rows] == name] for name in names} for rows in (experiment.fit_rows, experiment.held_rows))
     means = {name: _mean(experiment, fit[name]) for name in names}
     rng = np.random.default_rng([config.seed, 81])
