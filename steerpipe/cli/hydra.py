@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, unknown
+from ..folders import CONF
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from ..config import Config
 
-PACKAGE = Path(__file__).resolve().parent.parent
-CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())  # a wheel, then a checkout
 # Hydra itself is imported where it is used: `steer --help` shall not wait for it
 
 BARE_NUMBER = {"lambda": ("lambda=absolute", "lambda.value"), "layer": (None, "layer.index")}

@@ -83,6 +83,11 @@ COMMANDS = (
         "adapter",
     ),
     Command(
+        "atlas",
+        "Ask whether dictionaries of several tissues serve each other: transfer, shared features, carried recipes, a verdict.",
+        "atlas",
+    ),
+    Command(
         "check-approximation",
         "Measure what running cells on their expressed genes alone (model.tokens=expressed) does to streams and predictions.",
     ),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import SteerError
 from .adapter import AdapterConfig
+from .atlas import AtlasConfig
 from .checks import one_of, positive, share
 from .steering import OBJECTIVES
 
@@ -363,3 +364,4 @@ class Studies:
     granularity: GranularityConfig
     knockdown: KnockdownConfig
     adapter: AdapterConfig = field(metadata={"choice": "inverse"})
+    atlas: AtlasConfig

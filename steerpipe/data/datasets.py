@@ -189,6 +189,28 @@ def pbmc8k(cfg: DatasetConfig | None = None) -> AnnData:
     return AnnData(sp.csr_matrix(table.to_numpy(np.float32).T), obs=obs, var=pd.DataFrame(index=table.index.astype(str)))
 
 
+def gut_scp1884(cfg: DatasetConfig | None = None) -> AnnData:
+    """1,020 cells of ileum and colon, of epithelial, stromal and immune samples (SCP1884), from $STEER_DATA.
+
+    `compartment` and `region` are those of the sample that a cell came from: an immune sample has other cells, too.
+    """
+    adata = _local("gut_scp1884")
+    sample = adata.obs["batch"].astype(str)
+    adata.obs["compartment"] = sample.str[3:6].map({"EPI": "epithelial", "STR": "stromal", "IMM": "immune"}).to_numpy()
+    adata.obs["region"] = sample.str[:2].map({"TI": "ileum", "CO": "colon"}).to_numpy()
+    return adata
+
+
+def nsclc(cfg: DatasetConfig | None = None) -> AnnData:
+    """300 cells of lung tumours and the patients' blood (GSE127465), from $STEER_DATA."""
+    return _local("nsclc")
+
+
+def pollen(cfg: DatasetConfig | None = None) -> AnnData:
+    """299 cells of 11 types, SMART-seq read counts and no UMI counts (SRP041736), from $STEER_DATA."""
+    return _local("pollen")
+
+
 def papalexi(cfg: DatasetConfig | None = None) -> AnnData:
     """THP-1 cells with one of 25 genes knocked out, or none (ECCITE-seq, GSE153056), 299 genes, from $STEER_DATA.
 
@@ -222,6 +244,9 @@ LOADERS: dict[str, Callable[[DatasetConfig], AnnData | Matrices]] = {
     "pbmc3k": pbmc3k,
     "kang_ifnb": kang_ifnb,
     "pbmc8k": pbmc8k,
+    "gut_scp1884": gut_scp1884,
+    "nsclc": nsclc,
+    "pollen": pollen,
     "papalexi": papalexi,
     "norman": norman,
     "h5ad": lambda cfg: open_file(Path(str(cfg.path))),
