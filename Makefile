@@ -16,7 +16,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo figures test oracle oracle-sae lowest tracking bench-extract bench-sae bench-fit bench-annotate bench-browse \
-  bench-mini bench-manifold bench-circuits bench-run bench-models go-sets lint format types clean
+  bench-mini bench-manifold bench-circuits bench-run bench-models bench-adapter go-sets lint format types clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -116,6 +116,9 @@ bench-manifold: setup  ## are steered cells where real ones are? Remedies beside
 
 bench-circuits: setup  ## seconds a source feature on cached streams, beside a whole forward pass an ablation; same effects
 	$(BIN)/python -m benchmarks.circuits $(ARGS)
+
+bench-adapter: setup  ## milliseconds a target for adapters, the exact lasso and Adam, and how far from the optimum each is
+	$(BIN)/python -m benchmarks.adapter $(ARGS)
 
 bench-models: setup  ## scGPT and Geneformer at their real sizes, random weights, beside second implementations
 	$(BIN)/python -m benchmarks.models $(ARGS)

@@ -137,6 +137,16 @@ class Scorer:
         found = self.populations["layer"].values(self.base.layer + moved)
         return {("layer", name): value for name, value in found.items()}
 
+    def layer_gaps(self, thetas: np.ndarray, mode: str) -> np.ndarray:
+        """Return the gap that each recipe (n, F) closes at the steered layer, float64 (n,): what layer_values calls gap.
+
+        It is a matter of the cells' mean shift alone, and so a hundred times quicker than all scores.
+        """
+        start = np.asarray(self.base.layer, np.float64).mean(0)
+        way = np.asarray(self.goal.layer, np.float64).mean(0) - start
+        moved = np.array([self.shift(theta, mode).mean(0) for theta in thetas]).reshape(len(thetas), len(way))
+        return np.asarray(moved @ way / max(float(way @ way), 1e-12))
+
     def rows_of(self, after: State, *, intervals: bool = True) -> list[dict[str, Any]]:
         """Return a row a space and score: value, its 95 % interval, its floor, the number of cells, what is resampled."""
         options: dict[str, Any] = {"n_bootstrap": self.config.n_bootstrap, "seed": self.seed}

@@ -179,6 +179,9 @@ def test_the_layer_scores_need_no_model(context):
     how = scorer(experiment)
     moved = shift(experiment, recipe.theta, "multiply", how.rows)
     quick, whole = how.layer_values(moved), how.values(how.recipe(recipe.theta, "multiply"))
+    np.testing.assert_allclose(
+        how.layer_gaps(np.array([recipe.theta, 0 * recipe.theta]), "multiply"), [quick["layer", "gap"], 0], atol=1e-9
+    )
     for key, value in quick.items():
         assert value == pytest.approx(whole[key], abs=2e-3), key
 

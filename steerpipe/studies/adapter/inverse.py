@@ -227,8 +227,8 @@ def _rows(experiment: Experiment, pair: Pair, fold: Fold, how: Scorer, through_m
     rows: list[dict[str, object]] = []
     for name, found in thetas.items():
         theta, on = found[0], found[0] != 0
-        moved = [how.layer_values(how.shift(one, config.objective.mode)) for one in found]
-        gaps = np.array([values["layer", "gap"] for values in moved])
+        gaps = how.layer_gaps(found, config.objective.mode)
+        moved = how.layer_values(how.shift(theta, config.objective.mode))
         null = permutation_p(gaps[0], gaps[1:], "higher")
         both = on | (best.theta != 0)
         row: dict[str, object] = {
@@ -239,7 +239,7 @@ def _rows(experiment: Experiment, pair: Pair, fold: Fold, how: Scorer, through_m
             "gap": gaps[0],
             "gap_null": null.mean,
             "gap_p": null.p,
-            "edistance": moved[0]["layer", "edistance"],
+            "edistance": moved["layer", "edistance"],
         }
         if through_model:
             values = how.values(how.recipe(theta, config.objective.mode) if theta.any() else how.base)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from ...errors import SteerError
@@ -51,8 +50,7 @@ def carried(context: Context, tissues: list[Tissue], found: Dictionaries) -> tup
             experiment = own if other is one else _on(other, path)
             how = scorer(experiment)
             values = how.values(how.recipe(recipe.theta, objective.mode) if recipe.theta.any() else how.base)
-            drawn = [how.layer_values(how.shift(theta, objective.mode))["layer", "gap"] for theta in null]
-            p = permutation_p(values["layer", "gap"], np.array(drawn), "higher").p
+            p = permutation_p(values["layer", "gap"], how.layer_gaps(null, objective.mode), "higher").p
             for space in how.populations:
                 row = {"of": one.name, "on": other.name, "space": space, **{name: values[space, name] for name in SCORES}}
                 rows.append(row | ({"gap_p": p} if space == "layer" else {}))
