@@ -23,7 +23,7 @@ ALLOWED = {
     "report": {"plot"} | LIBRARY | BASE,
     **dict.fromkeys(LIBRARY, LIBRARY | BASE),
     "data": {"config", "errors", "digest", "progress"},
-    "config": {"errors"},
+    "config": {"errors", "folders"},
     "past": {"run", "errors"},
     "run": {"store", "tracking"},
     "store": {"errors"},

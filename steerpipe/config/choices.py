@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
+
+import yaml
 
 from ..errors import unknown
 from ..folders import CONF
@@ -29,10 +32,7 @@ def named_dataset(name: str, base: DatasetConfig, setting: str) -> DatasetConfig
     choices = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
     if name not in choices:
         raise unknown(f"dataset in {setting}", name, choices)
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))
-    assert isinstance(values, dict)
+    values: dict[str, Any] = yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text())
     known = {one.name for one in fields(DatasetConfig)}
-    own = {str(key): value for key, value in values.items() if key in known}
+    own = {key: value for key, value in values.items() if key in known}
     return replace(DatasetConfig(**own), **{key: getattr(base, key) for key in SHARED if key not in own})

@@ -21,10 +21,11 @@ FOLD = 2.0
 DEPTH_BINS = 10
 LEAST_MATCHED = 8
 """Cells of a tissue that are left at equal depth, below which depth alone separates the tissues."""
-ALIKE, NOISE = 0.9, 2.0
+ALIKE, NOISE, DOUBLE = 0.9, 2.0, 1.0
 RULE = (
     f"rule: generalises if its excess unexplained variance is within {NOISE:g} SDs of the seeds' and its features are at least "
-    f"{ALIKE:g} as alike as two seeds'; needs its own if neither; partly if one of the two."
+    f"{ALIKE:g} as alike as two seeds'; needs its own if neither, or if more than twice the variance is left unexplained; else "
+    "partly."
 )
 
 
@@ -138,4 +139,6 @@ def verdict(excess: float, noise: float, alike: float) -> str:
     alike : normalised similarity of the features, the lesser of directions' and codes'
     """
     near, same = excess <= NOISE * noise, alike >= ALIKE
-    return "generalises" if near and same else "needs its own" if not near and not same else "partly"
+    if near and same:
+        return "generalises"
+    return "needs its own" if excess > DOUBLE or not (near or same) else "partly"

@@ -128,7 +128,7 @@ def test_similarity_and_verdict_by_hand():
     )
     assert verdict(0.019, 0.01, 0.95) == "generalises"
     assert verdict(0.5, 0.01, 0.95) == verdict(0.0, 0.01, 0.5) == "partly"
-    assert verdict(0.5, 0.01, 0.5) == "needs its own"
+    assert verdict(0.5, 0.01, 0.5) == verdict(1.5, 0.01, 1.0) == "needs its own"
 
 
 def test_joined_tokens_are_those_of_their_sources():

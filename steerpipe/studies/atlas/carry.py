@@ -39,7 +39,7 @@ def carried(context: Context, tissues: list[Tissue], found: Dictionaries) -> tup
             _on(tissue, found[tissue.name][seed].artefact.path.as_posix())
             there.append(tissue)
         except SteerError as error:
-            said.append(f"no recipe of {tissue.name}: {error}")
+            said.append(f"no recipe of {tissue.name}: {str(error).split('. ')[0]}.")
     rows = []
     for one in there:
         path = found[one.name][seed].artefact.path.as_posix()

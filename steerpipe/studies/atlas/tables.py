@@ -10,7 +10,7 @@ from .compute import POOLED, POOLED_ALL, Features
 
 LEVEL = 0.05
 ABOVE = 0.1
-"""Cosine by which two seeds must be more alike than random dictionaries for their likeness to be a unit."""
+"""By which two seeds must be more alike than random dictionaries for their likeness to be a unit."""
 SEPARATES = 0.95
 """AUROC of depth from which depth alone is said to tell a tissue."""
 
@@ -56,10 +56,9 @@ def lines(
         f"Two seeds of one tissue: cosine {own['cosine'].mean():.2f}, codes {own['codes'].mean():.2f}; random dictionaries "
         f"{chance['cosine']:.2f}, {chance['codes']:.2f}. What is alike is said in units of the first."
     )
-    if own["cosine"].mean() - chance["cosine"] < ABOVE:
-        said.append(
-            "Two seeds are hardly more alike than random dictionaries: that tissues' features are as alike says little."
-        )
+    weak = [name for name in ("cosine", "codes") if own[name].mean() - chance[name] < ABOVE]
+    if weak:
+        said.append(f"By {' and '.join(weak)} two seeds are hardly more alike than random ones: to be as alike says little.")
     for name in (POOLED, POOLED_ALL):
         mine = table[table["of"] == name]
         if len(mine):
