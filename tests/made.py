@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from steerpipe.cli.app import main
+from steerpipe.cli.hydra import compose
 from steerpipe.errors import SteerError
 from steerpipe.pipeline.pipeline import Pipeline
 from steerpipe.run import Run
@@ -37,6 +38,16 @@ def refused(study: ModuleType, context: Made, folder: Path, message: str) -> Non
         study.study(replace(context, store=Store(folder)))
     assert "\n" not in str(error.value)
     assert not list(folder.rglob("artefact.json"))
+
+
+def maker(folder: Path, *words: str) -> Callable[..., Made]:
+    """Return what makes a context of some words and further ones: one store in `folder`, and a run folder each."""
+
+    def make(*overrides: str) -> Made:
+        run = a_run(folder / f"run{len(list(folder.glob('run*')))}")
+        return Made(compose(*words, *overrides), Store(folder / "store"), run=run)
+
+    return make
 
 
 @contextmanager

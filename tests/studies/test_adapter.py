@@ -12,7 +12,6 @@ from steerpipe.commands import study as command
 from steerpipe.errors import SteerError
 from steerpipe.models.aido_cell import ArchConfig
 from steerpipe.pipeline.experiment import prepare
-from steerpipe.store import Store
 from steerpipe.studies.adapter import plan, study
 from steerpipe.studies.adapter.baselines import baselines
 from steerpipe.studies.adapter.genes import gene_features
@@ -21,7 +20,7 @@ from steerpipe.studies.adapter.predict import Bench, drawn, usual
 from steerpipe.studies.adapter.targets import Target, find_targets, finder, left_out
 from steerpipe.studies.labelled import labels_finder
 
-from ..made import Made, a_run, refused
+from ..made import maker, refused
 
 NAMES = {"CD14+ Monocyte": "LYZ", "Dendritic": "CST3", "CD19+ B": "CD79A", "CD56+ NK": "NKG7"}
 HELD = "CD56+ NK"
@@ -40,16 +39,10 @@ def file(cells, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make(file, tiny_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-
-    def make(*overrides):
-        run = a_run(folder / f"run{len(list(folder.glob('run*')))}")
-        words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "sae.tokens=20000", "dataset=h5ad"]
-        words += ["dataset.max_cells=null", f"dataset.path={file}", "dataset.label=bulk_labels", "dataset.test_share=0.4"]
-        words += ["annotate.min_size=3", "lambda.value=0.1", "adapter.max_labels=4", "adapter.min_cells=20"]
-        return Made(compose(*words, *overrides), Store(folder / "store"), run=run)
-
-    return make
+    words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "sae.tokens=20000", "dataset=h5ad"]
+    words += ["dataset.max_cells=null", f"dataset.path={file}", "dataset.label=bulk_labels", "dataset.test_share=0.4"]
+    words += ["annotate.min_size=3", "lambda.value=0.1", "adapter.max_labels=4", "adapter.min_cells=20"]
+    return maker(tmp_path_factory.mktemp("study"), *words)
 
 
 @pytest.fixture(scope="module")

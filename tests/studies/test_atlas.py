@@ -32,7 +32,7 @@ from steerpipe.store import Store
 from steerpipe.studies.atlas import compute, plan, study
 from steerpipe.studies.atlas.tissues import find_tissues
 
-from ..made import Made, a_run, refused
+from ..made import Made, a_run, maker, refused
 from .planted_atlas import two_tissues
 
 
@@ -53,15 +53,9 @@ def files(cells, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make(files, tiny_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-
-    def make(*overrides):
-        run = a_run(folder / f"run{len(list(folder.glob('run*')))}")
-        words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "sae.tokens=40000", "dataset=h5ad"]
-        words += [f"dataset.path={files / 'both.h5ad'}", "dataset.label=bulk_labels", "dataset.max_cells=null", "score.cells=4"]
-        return Made(compose(*words, "atlas.cells=60", *overrides), Store(folder / "store"), run=run)
-
-    return make
+    words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "sae.tokens=40000", "dataset=h5ad"]
+    words += [f"dataset.path={files / 'both.h5ad'}", "dataset.label=bulk_labels", "dataset.max_cells=null", "score.cells=4"]
+    return maker(tmp_path_factory.mktemp("study"), *words, "atlas.cells=60")
 
 
 def test_planted_shares_come_back_and_dealt_tissues_have_nothing_specific(tmp_path):

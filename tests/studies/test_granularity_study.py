@@ -11,12 +11,11 @@ from steerpipe.cli.hydra import compose
 from steerpipe.commands import study as command
 from steerpipe.models.aido_cell import ArchConfig
 from steerpipe.pipeline.experiment import prepare
-from steerpipe.store import Store
 from steerpipe.studies.granularity import plan, study
 from steerpipe.studies.granularity.targets import find_targets
 from steerpipe.studies.labelled import labels_finder
 
-from ..made import Made, a_run, refused
+from ..made import maker, refused
 
 WORDS = ["debug=small", "model=local", "layer=1", "dataset.max_cells=200", "sae.tokens=20000", "annotate.min_size=3"]
 LABELS = ["dataset.test_share=0.4"]
@@ -25,14 +24,7 @@ PROGRAM = "granularity.programs=['go_bp:T cell activation involved in immune res
 
 @pytest.fixture(scope="module")
 def make(tiny_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("granularity")
-
-    def make(*overrides):
-        run = a_run(folder / f"run{len(list(folder.glob('run*')))}")
-        words = [*WORDS, *LABELS, f"model.path={tiny_folder}", PROGRAM, *overrides]
-        return Made(compose(*words), Store(folder / "store"), run=run)
-
-    return make
+    return maker(tmp_path_factory.mktemp("granularity"), *WORDS, *LABELS, f"model.path={tiny_folder}", PROGRAM)
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,12 @@ from steerpipe.models.aido_cell import ArchConfig
 from steerpipe.pipeline.experiment import prepare
 from steerpipe.pipeline.problems import solve
 from steerpipe.steering.contrast_streams import CellRows
-from steerpipe.store import Store
 from steerpipe.studies.knockdown import plan, study
 from steerpipe.studies.knockdown.compute import Bench, measure
 from steerpipe.studies.knockdown.programmes import gene_weights, known, programmes
 from steerpipe.studies.knockdown.targets import find_targets, finder
 
-from ..made import Made, a_run, refused
+from ..made import maker, refused
 
 REAL, OTHER_HALF, NOTHING = "LYZ", "CST3", "CD8A"
 
@@ -52,17 +51,11 @@ def file(cells, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make(file, tiny_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-
-    def make(*overrides):
-        run = a_run(folder / f"run{len(list(folder.glob('run*')))}")
-        words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "sae.tokens=20000", "dataset=h5ad"]
-        words += ["dataset.max_cells=null", f"dataset.path={file}", "dataset.label=guide", "dataset.perturbation=guide"]
-        words += ["dataset.control=NT", "dataset.test_share=0.4", "annotate.min_size=3", "lambda.value=0.1"]
-        words += ["knockdown.n_permutations=19", f"knockdown.block=[{REAL},{OTHER_HALF}]"]
-        return Made(compose(*words, *overrides), Store(folder / "store"), run=run)
-
-    return make
+    words = ["debug=small", "model=local", f"model.path={tiny_folder}", "layer=1", "sae.tokens=20000", "dataset=h5ad"]
+    words += ["dataset.max_cells=null", f"dataset.path={file}", "dataset.label=guide", "dataset.perturbation=guide"]
+    words += ["dataset.control=NT", "dataset.test_share=0.4", "annotate.min_size=3", "lambda.value=0.1"]
+    words += ["knockdown.n_permutations=19", f"knockdown.block=[{REAL},{OTHER_HALF}]"]
+    return maker(tmp_path_factory.mktemp("study"), *words)
 
 
 @pytest.fixture(scope="module")
