@@ -29,6 +29,7 @@ from .training import State, digest, mixing, trained
 
 VERSION = 1
 FITTED, DENSE, CEILING = "fitted recipe", "dense vector", "other cells"
+CONTROL_MEAN = "control mean"
 TOP = 3
 """Features of a recipe that are left out, one at a time."""
 
@@ -189,7 +190,7 @@ def predict(bench: Bench, parts: list[tuple[list[int], list[int]]]) -> Predicted
     for training, scored in parts:
         for name, values in baselines(bench.targets, training, scored, bench.known, inputs, settings).items():
             put(found.changes, name, scored, values)
-        put(found.changes, "control mean", scored, (bench.means("control") - bench.means("held"))[scored])
+        put(found.changes, CONTROL_MEAN, scored, (bench.means("control") - bench.means("held"))[scored])
         put(found.changes, CEILING, scored, bench.known[scored])
         exact = np.array([_fitted(bench, bench.targets[i]) for i in scored])
         put(found.thetas, FITTED, scored, exact)

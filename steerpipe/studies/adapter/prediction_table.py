@@ -8,14 +8,14 @@ from scipy import stats
 
 from ...evaluate.prediction import DE, PROFILE, de_scores, profile_scores, weighted_mse
 from .baselines import ADDITIVE, MEAN, NEIGHBOURS, NOTHING, RIDGE
-from .predict import CEILING, DENSE, FITTED, Bench, Predicted
+from .predict import CEILING, CONTROL_MEAN, DENSE, FITTED, Bench, Predicted
 
 LEVEL = 0.05
 SCORES = {**PROFILE, "wmse": False, **dict.fromkeys(DE, True)}
 """Every score, and whether more is better."""
 KNOWING = (FITTED, DENSE, CEILING)
 """Arms that saw cells of the perturbation that they predict: bounds, no competitors."""
-ORDER = (NOTHING, "control mean", MEAN, ADDITIVE, RIDGE, NEIGHBOURS)
+ORDER = (NOTHING, CONTROL_MEAN, MEAN, ADDITIVE, RIDGE, NEIGHBOURS)
 
 
 def all_scores(bench: Bench, found: Predicted, seed: int) -> pd.DataFrame:
@@ -111,15 +111,23 @@ def lines(table: pd.DataFrame, scores: pd.DataFrame, split: str) -> list[str]:
     said = [f"{split}: {n} targets left out, {unseen} of them seen by neither model nor dictionary."]
     for name in networks:
         one, mean = by.loc[name], by.loc[MEAN]
-        verdict = "better than the mean" if one["beats_mean_p"] <= LEVEL else "no better than the mean"
-        known = "and than its shuffled trainings" if one["wmse_p"] <= LEVEL else "and within its shuffled trainings"
+        better, told = one["beats_mean_p"] <= LEVEL, one["wmse_p"] <= LEVEL
+        verdict = "better than the mean" if better else "no better than the mean"
+        shuffled = "and than its shuffled trainings" if told else "and no better than its shuffled trainings"
+        if better and not told:
+            shuffled = "but so are its shuffled trainings: nothing was learnt of the names"
         wins = f"lower for {one['beats_mean']:.0f} of {n} (sign test p = {one['beats_mean_p']:.2g})"
         said.append(
-            f"{name}: weighted error {one['wmse']:.3g} (mean perturbation {mean['wmse']:.3g}), {wins}: {verdict}, {known} "
+            f"{name}: weighted error {one['wmse']:.3g} (mean perturbation {mean['wmse']:.3g}), {wins}: {verdict}, {shuffled} "
             f"(p = {one['wmse_p']:.2g}); correlation {one['pearson_delta']:.2f} (mean {mean['pearson_delta']:.2f}, p = "
             f"{one['pearson_delta_p']:.2g})."
         )
-    simple = [name for name in by.index if name not in (*networks, *KNOWING) and by.loc[name, "targets"] == n]
+    floor = by.loc[CONTROL_MEAN]
+    said.append(
+        f"{CONTROL_MEAN}: correlation {floor['pearson_delta']:.2f}, weighted error {floor['wmse']:.3g}. It knows of no "
+        "perturbation, and shares with the real change the noise of the held-out control cells: so much is noise."
+    )
+    simple = [name for name in by.index if name not in (*networks, *KNOWING, CONTROL_MEAN) and by.loc[name, "targets"] == n]
     best = by.loc[simple, "wmse"].idxmin()
     knowing = ", ".join(f"{name} {by.loc[name, 'wmse']:.3g}" for name in KNOWING)
     said.append(f"Best of what needs no model: {best}, {by.loc[best, 'wmse']:.3g}. Knowing the perturbed cells: {knowing}.")
