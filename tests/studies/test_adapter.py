@@ -132,6 +132,11 @@ def test_every_arm_is_in_the_table_and_who_knows_the_cells_is_best(predicted):
     assert {"pearson_delta", "mae", "discrimination_score_l1", "overlap_at_N", "wmse"} <= set(scores)
     features = pd.read_csv(predicted.run.path / "features.csv")
     assert features.loc[features["arm"] == "lista", "lost"].notna().any()
+    page = (predicted.run.path / "perturbations.html").read_text()
+    assert all(f'<section id="{name}">' in page for name in NAMES.values())
+    assert page.count("which neither model nor dictionary saw") == 1
+    assert page.count("recipe by lista") == 4
+    assert "http" not in page  # it needs no network
     said = (predicted.run.path / "conclusion.txt").read_text()
     assert "4 targets left out, 1 of them seen by neither" in said
     assert "the mean" in said

@@ -20,6 +20,7 @@ from ..labelled import labels_finder, require_label
 from . import figure, inverse_table, prediction_table, targets
 from .genes import check_sources
 from .inverse import find_pairs, measure, milliseconds, train_fold
+from .page import predictions_page
 from .predict import FITTED, Bench, Predicted, predict, strongest
 from .training import check_objective
 
@@ -109,6 +110,10 @@ def _prediction(pipeline: Pipeline) -> Findings:
         arm: figure.SHADES.get(arm, GREY if arm not in prediction_table.KNOWING else COLOURS["expression"])
         for arm in table["arm"]
     }
+    page = predictions_page(
+        scores, features, genes, config.adapter.networks, said, f"{where} · left out by {config.adapter.split}"
+    )
+    found.file("perturbations.html", page)
     drawn = order[["arm", "perturbation", "pearson_delta"]]
     mine = features[features["arm"] == network]
     found.figure("prediction", figure.prediction(drawn, genes[genes["arm"] == network], mine, shown, colours, text), drawn)
