@@ -14,6 +14,8 @@ SCORES = {
     "discrimination_score_l1": "discrimination",
     "wmse": "weighted error",
 }
+WORDS = ("arm", "label", "genes", "gene")
+"""Columns of text."""
 GENES = 12
 """Genes of largest real change that are listed."""
 TEMPLATE = """<!doctype html>
@@ -28,20 +30,21 @@ section { border-top: 1px solid var(--line); margin-top: 1.5rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .15rem .6rem .15rem 0; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, td.text { text-align: left; } tr.own { background: var(--own); }
+.tables > div { overflow-x: auto; max-width: 100%; }
+th:first-child, td:first-child, .text { text-align: left; } tr.own { background: var(--own); }
 @media print { nav { display: none; } section { break-inside: avoid; } }
 </style>
 <h1>Predicted perturbations</h1>
 <p class="where">{{ where }}</p>
 {% for line in said %}<p>{{ line }}</p>{% endfor %}
-<nav>{% for one in sections %}<a href="#{{ one.name }}">{{ one.name }}</a>{% endfor %}</nav>
+<nav>{% for one in sections %}<a href="#{{ one.name }}">{{ one.name }}</a> {% endfor %}</nav>
 {% for one in sections %}
 <section id="{{ one.name }}"><h2>{{ one.name }}{{ one.note }}</h2><div class="tables">
-{% for table in one.tables %}<table><caption>{{ table.title }}</caption>
-<tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for table in one.tables %}<div><table><caption>{{ table.title }}</caption>
+<tr>{% for name in table.columns %}<th{% if name in words %} class="text"{% endif %}>{{ name }}</th>{% endfor %}</tr>
 {% for row in table.rows %}<tr{% if row[0] in networks %} class="own"{% endif %}>
 {% for cell in row %}<td{% if cell is string %} class="text"{% endif %}>{{ shown(cell) }}</td>{% endfor %}</tr>
-{% endfor %}</table>{% endfor %}
+{% endfor %}</table></div>{% endfor %}
 </div></section>
 {% endfor %}
 </html>
@@ -74,7 +77,7 @@ def predictions_page(
         note = ", which neither model nor dictionary saw" if bool(some["unseen"].iloc[0]) else ""
         sections.append({"name": name, "note": note, "tables": tables})
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    return template.render(sections=sections, said=said, where=where, networks=list(networks), shown=_shown)
+    return template.render(sections=sections, said=said, where=where, networks=list(networks), words=WORDS, shown=_shown)
 
 
 def _table(title: str, frame: pd.DataFrame) -> dict[str, object]:
