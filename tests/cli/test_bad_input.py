@@ -97,7 +97,7 @@ COMMANDS = [
     (["fit", "hydra/launcher=jblib"], 1, "did you mean 'joblib'?", "submitit_slurm"),
     (["fit", "sae.kk=3"], 1, "unknown key in sae 'kk'; did you mean 'k'?", "expansion"),
     (["fit", "+sae.kk=3"], 1, "unknown key in sae 'kk'; did you mean 'k'?", "expansion"),
-    (["fit", "foo=bar"], 1, "unknown key or group 'foo'", "Allowed: annotate, circuits, contrast, dataset"),
+    (["fit", "foo=bar"], 1, "unknown key or group 'foo'", "Allowed: adapter, annotate, atlas, circuits, contrast, dataset"),
     (["fit", "lamda=0.1"], 1, "did you mean 'lambda'?", "Allowed"),
     (["fit", "~sae"], 1, "the group sae cannot be left out", "steer fit --help"),
     (["fit", "sae.k=many"], 1, "sae.k=many is not a whole number", "--cfg job"),
