@@ -24,6 +24,7 @@ from steerpipe.steering import adam
 from steerpipe.steering.adapters import recipes
 from steerpipe.store import Store
 from steerpipe.studies.adapter.inverse import find_pairs, tasks_of, train_fold
+from steerpipe.studies.adapter.training import State
 from steerpipe.studies.labelled import labels_finder
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     experiment = prepare(context, find=labels_finder(config, "adapter"))
     pairs, folds, fit = find_pairs(experiment)
     start = time.process_time()
-    fold = train_fold(experiment, 0, folds, fit)
+    fold = train_fold(experiment, State(experiment), 0, folds, fit)
     training = time.process_time() - start
     times: dict[str, list[tuple[float, float]]] = {}
     excess: dict[str, list[float]] = {}

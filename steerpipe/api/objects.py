@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import EMBEDDED, ContrastConfig, LambdaConfig, ObjectiveConfig
+from ..digest import array_digest
 from ..errors import SteerError
 from ..evaluate.recruitment import recruited
 from ..models import checkpoints
@@ -81,7 +81,7 @@ class SAE:
     def digest(self) -> str:
         """What tells dictionaries apart: of the decoder's rows, which every format keeps."""
         rows: np.ndarray = self.network.W_dec.detach().cpu().numpy()
-        return hashlib.sha256(np.ascontiguousarray(rows, np.float32).tobytes()).hexdigest()[:16]
+        return array_digest(rows.astype(np.float32))
 
     def save(self, folder: str | Path) -> Path:
         """Write the SAE in SAELens' layout, with its layer; `load_sae` and `steer ... sae=file sae.path=` read it."""

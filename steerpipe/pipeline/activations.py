@@ -25,11 +25,12 @@ from ..data.gene_names import INDEX
 from ..data.genes import gene_list
 from ..data.split import fit_and_test
 from ..device import pick_device
-from ..digest import file_digest
+from ..digest import array_digest, file_digest
 from ..errors import SteerError
 from ..models.aido_cell import AidoCell
 from ..models.base import CellModel, Sizes
 from ..models.checkpoints import load_model, model_digest, model_folder, model_genes, provenance, read_config, released_arch
+from ..pretraining.thinning import log_cp10k
 from .artefact import Artefact, built, shared
 from .checkpoint import introduce
 from .context import Context
@@ -75,7 +76,7 @@ class Activations:
     @property
     def split_key(self) -> str:
         """What identifies the split in keys: two ways to say the same one share all that is built on it."""
-        return hashlib.sha256(self.test.tobytes()).hexdigest()[:16]
+        return array_digest(self.test)
 
     @property
     def fit_sample(self) -> np.ndarray:
@@ -109,6 +110,11 @@ def stored_layers(config: Config) -> list[int]:
 def load_cells(config: Config, genes: tuple[str, ...]) -> CellSource:
     """Open the configured dataset in a model's gene order."""
     return CellSource(datasets.load(config.dataset), genes, config.dataset)
+
+
+def measured_expression(cells: CellSource, positions: np.ndarray) -> np.ndarray:
+    """Return measured log1p CP10K of some cells, float32 (n, G_valid)."""
+    return log_cp10k(cells[positions].toarray())[:, cells.valid]
 
 
 def activations(context: Context, check: Callable[[pd.DataFrame], object] = lambda obs: None) -> Activations:

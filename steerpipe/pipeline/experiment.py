@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 
 from ..data.contrast import Split, split_contrast
+from ..digest import array_digest
 from ..errors import SteerError, unknown
 from ..evaluate.de import DEGenes, expressed_genes, pick_de_genes
 from ..models.base import n_ids
@@ -187,8 +187,8 @@ def prepare(context: Context, *, scored: bool = False, find: Callable[[pd.DataFr
         run_contrast(model, load_cells(config, model.genes), layer, split, folder, config.model)
 
     groups = (split.source_fit, split.source_held, split.target_fit, split.target_held)
-    digest = hashlib.sha256(np.concatenate([part for cells in groups for part in (cells, [-1])]).tobytes()).hexdigest()
-    settings = {"cells": digest[:16], "layer": layer, **readout_key(config.model)}
+    digest = array_digest(np.concatenate([part for cells in groups for part in (cells, [-1])]))
+    settings = {"cells": digest, "layer": layer, **readout_key(config.model)}
     streams = built(context, "streams", build, version=VERSION, reads=settings, parents=[source.artefact])
     trained = dictionary(context, source)
     model = model or load_steered_model(config)

@@ -5,7 +5,6 @@ A rung depends on the one before it alone, so a sweep gives the same bytes in an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import READ_BY, ObjectiveConfig
+from ..digest import array_digest
 from ..steering.ladder import Ladder
 from ..steering.proximal import ProximalFit
 from .artefact import Artefact, built
@@ -80,10 +80,6 @@ def cells_key(experiment: Experiment, groups: Groups | None = None) -> dict[str,
     """Return what identifies the cells and the random choices of a fit; the streams name the cells of a plain one."""
     seed = {"seed": experiment.context.config.seed}
     if groups is None:
-        return {"target_cells": _digest(experiment.split.target_fit), **seed}
+        return {"target_cells": array_digest(experiment.split.target_fit), **seed}
     rows = [part for sides in groups for part in (sides.source, [-1], sides.target, [-2])]
-    return {"groups": _digest(np.concatenate(rows).astype(np.int64)), **seed}
-
-
-def _digest(cells: np.ndarray) -> str:
-    return hashlib.sha256(cells.tobytes()).hexdigest()[:16]
+    return {"groups": array_digest(np.concatenate(rows).astype(np.int64)), **seed}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import Config, ObjectiveConfig
+from ..digest import array_digest
 from ..errors import SteerError
 from ..evaluate.de import DEGenes, expressed_genes
 from ..evaluate.inference import add_null
@@ -119,7 +119,7 @@ def scored_key(experiment: Experiment, how: Scorer) -> dict[str, Any]:
     cells = np.concatenate([experiment.cells[how.rows], [-1], how.target]).astype(np.int64)
     settings = {"n_genes": config.evaluate.n_genes, "seen_genes": config.objective.seen_genes, "batch": config.dataset.batch}
     settings |= cells_key(experiment, [Sides(*how.sides)])
-    return settings | {"scored": hashlib.sha256(cells.tobytes()).hexdigest()[:16]}
+    return settings | {"scored": array_digest(cells)}
 
 
 def require_multiply(config: Config, command: str) -> None:

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..config.adapter import NETWORKS
 from ..errors import SteerError, unknown
 
-NETWORKS = ("linear", "mlp", "lista")
 LEAST = 1e-6
 """Of the largest s_f: a feature below it is silent in the source and stays at 0."""
 
@@ -119,29 +119,26 @@ class Adapter(nn.Module):
                 layers += [nn.Linear(before, after), nn.GELU()]
             self.body = nn.Sequential(*layers[:-1])
 
-    def forward(self, inputs: Tensor, zbar: Tensor, lam: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """Return theta (B, F), `gaps` (B, D) are read where the network knows them."""
-        size = zbar.abs() * self.norms
+    def forward(self, tasks: Tasks) -> Tensor:
+        """Return theta (B, F); the tasks' gaps are not read unless the network knows them."""
+        size = tasks.zbar.abs() * self.norms
         there = size > LEAST * size.amax(1, keepdim=True)
         size = torch.where(there, size, torch.ones_like(size))
-        if self.network == "lista" and not self.knows_gap:
-            gaps = self.body(inputs) * self.scale
-        unit = self._unit(gaps, zbar)
-        penalty = lam[:, None] / (2 * size * unit)
+        unit = self.unit_of(tasks)[:, None]
+        penalty = tasks.lam[:, None] / (2 * size * unit)
         if self.network == "lista":
-            assert gaps is not None
-            v = self._unrolled(gaps / unit, torch.sign(zbar) * there, penalty)
+            gaps = tasks.gaps / unit if self.knows_gap else self.body(tasks.inputs)
+            v = self._unrolled(gaps, torch.sign(tasks.zbar) * there, penalty)
         else:
-            v = soft(self.body(inputs), penalty * self.log_threshold.exp())
+            v = soft(self.body(tasks.inputs), penalty * self.log_threshold.exp())
         return (v * unit / size) * there
 
-    def _unit(self, gaps: Tensor | None, zbar: Tensor) -> Tensor:
-        """What v is measured in, (B, 1): a lasso at a share of lambda_max scales with its gap."""
+    def unit_of(self, tasks: Tasks) -> Tensor:
+        """Return what v and the loss are measured in, (B,): a lasso at a share of lambda_max scales with its gap."""
         if self.knows_gap:
-            assert gaps is not None
-            length: Tensor = torch.linalg.vector_norm(gaps, dim=1, keepdim=True)
+            length: Tensor = torch.linalg.vector_norm(tasks.gaps, dim=1)
             return length.clamp_min(1e-12)
-        return torch.full_like(zbar[:, :1], self.scale)
+        return torch.full_like(tasks.lam, self.scale)
 
     def _unrolled(self, gaps: Tensor, sign: Tensor, penalty: Tensor) -> Tensor:
         v = before = torch.zeros_like(sign)
@@ -154,13 +151,13 @@ class Adapter(nn.Module):
 
 
 def _fista_momenta(n: int) -> list[float]:
-    """(t_k - 1) / t_(k+1) of FISTA."""
+    """FISTA's (t_k - 1) / t_(k+1); the first step has no two before it."""
     t, found = 1.0, []
     for _ in range(n):
         after = (1 + math.sqrt(1 + 4 * t * t)) / 2
         found.append((t - 1) / after)
         t = after
-    return [0.0, *found[:-1]] if n > 1 else found
+    return [0.0, *found][:n]
 
 
 def objective(theta: Tensor, tasks: Tasks, W: Tensor) -> Tensor:
@@ -188,19 +185,19 @@ def train(
     adapter.to(device).train()
     weight = torch.as_tensor(np.asarray(W), dtype=torch.float32, device=device)
     # the parameters of lista are few, and each is a number with a meaning: they are not drawn to 0
-    decayed = [p for name, p in adapter.named_parameters() if name.startswith("body") and p.dim() > 1]
-    kept = [p for name, p in adapter.named_parameters() if not (name.startswith("body") and p.dim() > 1)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
+    decayed = {True: weight_decay, False: 0.0}
+    groups = [
+        {"params": [p], "weight_decay": decayed[name.startswith("body") and p.dim() > 1]}
+        for name, p in adapter.named_parameters()
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rng = np.random.default_rng(seed)
     losses = []
     for _ in range(steps):
         tasks = draw(rng).to(torch.device(device))
         optimiser.zero_grad()
-        theta = adapter(tasks.inputs, tasks.zbar, tasks.lam, tasks.gaps if adapter.knows_gap else None)
-        unit = tasks.gaps.square().sum(1) if adapter.knows_gap else torch.full_like(tasks.lam, adapter.scale**2)
-        loss = (objective(theta, tasks, weight) / unit.clamp_min(1e-24)).mean()
+        loss = (objective(adapter(tasks), tasks, weight) / adapter.unit_of(tasks).square()).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
         optimiser.step()
@@ -222,6 +219,4 @@ def made(seed: int, make: Callable[[], Adapter]) -> Adapter:
 @torch.no_grad()
 def recipes(adapter: Adapter, tasks: Tasks) -> np.ndarray:
     """Return theta of each task, float64 (B, F)."""
-    tasks = tasks.to(adapter.norms.device)
-    theta = adapter(tasks.inputs, tasks.zbar, tasks.lam, tasks.gaps if adapter.knows_gap else None)
-    return np.asarray(theta.double().cpu().numpy())
+    return np.asarray(adapter(tasks.to(adapter.norms.device)).double().cpu().numpy())

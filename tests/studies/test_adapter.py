@@ -18,6 +18,7 @@ from steerpipe.studies.adapter.genes import gene_features
 from steerpipe.studies.adapter.inverse import find_pairs, train_fold
 from steerpipe.studies.adapter.predict import Bench, drawn, usual
 from steerpipe.studies.adapter.targets import Target, find_targets, finder, left_out
+from steerpipe.studies.adapter.training import State
 from steerpipe.studies.labelled import labels_finder
 
 from ..made import maker, refused
@@ -91,7 +92,7 @@ def test_no_network_was_trained_on_a_cell_of_the_labels_that_it_is_scored_on(inv
 
     monkeypatch.setattr(module, "drawn", watched)
     for n in set(folds.values()):
-        train_fold(experiment, n, folds, fit)
+        train_fold(experiment, State(experiment), n, folds, fit)
     for pair in pairs:
         trained_on = np.concatenate([experiment.cells[rows] for rows in seen[pair.fold].values()])
         assert pair.target not in set(labels[trained_on])
@@ -105,9 +106,10 @@ def test_through_the_model_goes_on_from_the_layer(make):
     context = make(*words, "adapter.through=model", "adapter.model_steps=3")
     experiment = prepare(context, find=labels_finder(context.config, "adapter"))
     _, folds, fit = find_pairs(experiment)
-    later = train_fold(experiment, 0, folds, fit).adapters["linear"]
+    later = train_fold(experiment, State(experiment), 0, folds, fit).adapters["linear"]
     plain = make(*words)
-    before = train_fold(prepare(plain, find=labels_finder(plain.config, "adapter")), 0, folds, fit).adapters["linear"]
+    again = prepare(plain, find=labels_finder(plain.config, "adapter"))
+    before = train_fold(again, State(again), 0, folds, fit).adapters["linear"]
     moved = [(a - b).abs().max().item() for a, b in zip(later.parameters(), before.parameters(), strict=True)]
     assert 0 < max(moved) < 0.1
 

@@ -77,6 +77,7 @@ def prediction(
         if len(values):
             axes[0].plot(values, at + rng.uniform(-0.2, 0.2, len(values)), "o", ms=3, alpha=0.55, color=colours[name])
             axes[0].plot([np.median(values)] * 2, [at - 0.35, at + 0.35], color="black", lw=1.6)
+    axes[0].set_ylim(-0.6, len(arms) - 0.4)  # an arm without correlations has its row all the same
     axes[0].axvline(0, color=GREY, lw=0.8, ls=":")
     axes[0].set_yticks(range(len(arms)), arms, fontsize=7)
     axes[0].set_xlabel("Pearson r of predicted and real change")

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ...config import as_dict
+from ...digest import array_digest
 from ...evaluate.population import permutation_p
 from ...evaluate.scorer import Scorer
 from ...pipeline.artefact import built
@@ -22,7 +23,7 @@ from ...pipeline.scoring import make_scorer, scored_key
 from ...progress import track
 from ...steering.adapters import Adapter, Tasks, recipes
 from ..labelled import chosen_labels
-from .training import State, digest, mixing, trained
+from .training import State, mixing, trained
 
 VERSION = 1
 EXACT, SHUFFLED = "exact", "shuffled"
@@ -127,15 +128,16 @@ class Fold:
     state: State
 
 
-def train_fold(experiment: Experiment, number: int, folds: Mapping[str, int], fit: Mapping[str, np.ndarray]) -> Fold:
+def train_fold(
+    experiment: Experiment, state: State, number: int, folds: Mapping[str, int], fit: Mapping[str, np.ndarray]
+) -> Fold:
     """Train every network on the labels of all other folds."""
     config = experiment.context.config
     labels = {name: rows for name, rows in fit.items() if folds[name] != number}
     rows = np.concatenate(list(labels.values()))
-    state = State(experiment, experiment.fit_rows)
     inputs = Inputs(state.layer[rows])
     adapters = {}
-    cells = digest(*(experiment.cells[some] for some in labels.values()))
+    cells = array_digest(*(experiment.cells[some] for some in labels.values()))
     reads: dict[str, object] = {"cells": cells, "through": config.adapter.through}
     finish = None
     if config.adapter.through == "model":
@@ -173,7 +175,7 @@ def _finisher(
             sides = Sides(labels[names[a]], labels[names[b]])
             tasks = tasks_of(state, [sides], inputs).to(experiment.cached.device)
             expression = model_objective(experiment, replace(config.objective, name="expression"), [sides])
-            theta = adapter(tasks.inputs, tasks.zbar, tasks.lam, tasks.gaps)
+            theta = adapter(tasks)
             start = expression.value(np.zeros(theta.shape[1]))
             _, gradient = expression.value_and_gradient(theta[0].detach().cpu().double().numpy())
             # the latent penalty, in units of the gap, is the price of a feature here too
@@ -200,14 +202,14 @@ def measure(experiment: Experiment, pair: Pair, fold: Fold, *, through_model: bo
         rows = list(_rows(experiment, pair, fold, how, through_model))
         pd.DataFrame(rows).to_parquet(folder / "rows.parquet", index=False)
 
-    weights = {name: digest(*(p.detach().cpu().numpy() for p in one.parameters())) for name, one in fold.adapters.items()}
+    weights = {name: array_digest(*(p.detach().cpu().numpy() for p in one.parameters())) for name, one in fold.adapters.items()}
     reads = {
         "n": config.adapter.n_permutations,
         "adapters": weights,
         "through_model": through_model,
         "lambda": as_dict(config.lam),
     }
-    reads |= {"sides": digest(*(experiment.cells[rows] for rows in pair.sides)), **scored_key(experiment, how)}
+    reads |= {"sides": array_digest(*(experiment.cells[rows] for rows in pair.sides)), **scored_key(experiment, how)}
     reads |= {"learnable": config.objective.learnable}
     parents = [experiment.streams, experiment.dictionary.artefact]
     return pd.read_parquet(
@@ -222,7 +224,7 @@ def _rows(experiment: Experiment, pair: Pair, fold: Fold, how: Scorer, through_m
     best = problem.solve(lam)
     dealt = [deal([pair.sides], config.seed, number)[0] for number in range(config.adapter.n_permutations)]
     tasks = tasks_of(fold.state, [pair.sides, *dealt], fold.inputs)
-    thetas = {EXACT: _exact(experiment, [pair.sides, *dealt])}
+    thetas = {EXACT: np.array([best.theta, *_exact(experiment, dealt)])}
     thetas |= {name: recipes(adapter, tasks) for name, adapter in fold.adapters.items()}
     rows: list[dict[str, object]] = []
     for name, found in thetas.items():

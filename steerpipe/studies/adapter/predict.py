@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...digest import array_digest
 from ...evaluate.de import expressed_genes
 from ...evaluate.prediction import gene_weights
 from ...evaluate.scorer import Scorer
-from ...pipeline.activations import load_cells
+from ...pipeline.activations import load_cells, measured_expression
 from ...pipeline.artefact import built, save_arrays
 from ...pipeline.experiment import Experiment, Sides
 from ...pipeline.scoring import make_scorer
-from ...pretraining.thinning import log_cp10k
 from ...progress import track
 from ...steering.adapters import Tasks, recipes
 from ...steering.intervene import add_vector
@@ -25,7 +25,7 @@ from ...steering.lasso import LatentProblem
 from .baselines import baselines
 from .genes import gene_features
 from .targets import EVERYWHERE, Target
-from .training import State, digest, mixing, trained
+from .training import State, mixing, trained
 
 VERSION = 1
 FITTED, DENSE, CEILING = "fitted recipe", "dense vector", "other cells"
@@ -57,20 +57,24 @@ class Bench:
 
     def __init__(self, experiment: Experiment, targets: list[Target]) -> None:
         self.experiment, self.targets = experiment, targets
-        self.state = State(experiment, experiment.fit_rows)
+        self.state = State(experiment)
         self.source = load_cells(experiment.context.config, experiment.cached.model.genes)
         self._scorers: dict[tuple[int, ...], Scorer] = {}
+        self._means: dict[str, np.ndarray] = {}
         self._weights: dict[int, np.ndarray] = {}
 
     def measured(self, positions: np.ndarray) -> np.ndarray:
         """Measured log1p CP10K (n, G_valid) of some of the dataset's cells."""
-        return log_cp10k(self.source[positions].toarray())[:, self.source.valid].astype(np.float64)
+        return measured_expression(self.source, positions).astype(np.float64)
 
     def means(self, what: str) -> np.ndarray:
         """Mean profile (T, G) of each target's control, held, known or scored cells."""
-        cells = self.experiment.cells
-        positions = [getattr(one, what) if what in ("known", "scored") else cells[getattr(one, what)] for one in self.targets]
-        return np.array([self.measured(some).mean(0) for some in positions])
+        if what not in self._means:
+            some = [getattr(one, what) for one in self.targets]
+            if what in ("control", "held"):  # rows of the experiment's cells
+                some = [self.experiment.cells[rows] for rows in some]
+            self._means[what] = np.array([self.measured(cells).mean(0) for cells in some])
+        return self._means[what]
 
     @cached_property
     def real(self) -> np.ndarray:
@@ -245,7 +249,7 @@ def _networks(
             seen[training] = inputs[[training[i] for i in dealt]]
         draw = drawn(bench, training, seen, lam, settings.batch)
         cells = [part for i in training for part in (bench.targets[i].known, experiment.cells[bench.targets[i].control])]
-        reads = {"cells": digest(*cells), "features": digest(seen[training]), "penalty": lam}
+        reads = {"cells": array_digest(*cells), "features": array_digest(seen[training]), "penalty": lam}
         adapter, _ = trained(experiment, name, inputs.shape[1], draw, bench.state, reads, seed=seed, scale=scale)
         found.append(recipes(adapter, tasks(bench, scored, inputs, lam)))
     return np.array(found)
@@ -260,7 +264,7 @@ def _through(bench: Bench, numbers: list[int], thetas: np.ndarray, name: str) ->
         save_arrays(folder / "changes.npy", np.array(rows))
 
     cells = [experiment.cells[bench.targets[i].steered] for i in numbers]
-    return _kept(experiment, build, {"what": "recipe", "theta": digest(thetas), "cells": digest(*cells)})
+    return _kept(experiment, build, {"what": "recipe", "theta": array_digest(thetas), "cells": array_digest(*cells)})
 
 
 def _dense(bench: Bench, numbers: list[int]) -> np.ndarray:
@@ -271,7 +275,7 @@ def _dense(bench: Bench, numbers: list[int]) -> np.ndarray:
 
     some = [bench.targets[i] for i in numbers]
     cells = [part for one in some for part in (experiment.cells[one.steered], experiment.cells[one.control], one.known)]
-    return _kept(experiment, build, {"what": "dense", "theta": "", "cells": digest(*cells)})
+    return _kept(experiment, build, {"what": "dense", "theta": "", "cells": array_digest(*cells)})
 
 
 def _kept(experiment: Experiment, build: Callable[[Path], None], reads: Mapping[str, object]) -> np.ndarray:

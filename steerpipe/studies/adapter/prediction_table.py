@@ -22,6 +22,10 @@ def all_scores(bench: Bench, found: Predicted, seed: int) -> pd.DataFrame:
     """Return a row an arm and target: arm, perturbation, unseen (by model and dictionary too), and SCORES."""
     genes = [gene for gene, there in zip(bench.experiment.genes, bench.among, strict=True) if there]
     cells = {i: bench.measured(one.scored)[:, bench.among] for i, one in enumerate(bench.targets)}
+    held: dict[str, list[np.ndarray]] = {}
+    for one in bench.targets:
+        held.setdefault(one.context, []).append(bench.experiment.cells[one.held])
+    controls = {where: bench.measured(np.unique(np.concatenate(some)))[:, bench.among] for where, some in held.items()}
     frames = []
     for arm, changes in found.changes.items():
         numbers = np.flatnonzero(np.isfinite(changes).all(1)).tolist()
@@ -34,11 +38,9 @@ def all_scores(bench: Bench, found: Predicted, seed: int) -> pd.DataFrame:
         parts = []
         for context in dict.fromkeys(bench.targets[i].context for i in numbers):
             mine = [n for n, i in enumerate(numbers) if bench.targets[i].context == context]
-            some = [bench.targets[numbers[n]] for n in mine]
-            control = bench.measured(bench.experiment.cells[np.unique(np.concatenate([one.held for one in some]))])
             parts.append(
                 de_scores({names[n]: predicted[n] for n in mine}, {names[n]: cells[numbers[n]] for n in mine},
-                          control[:, bench.among], genes, seed)
+                          controls[context], genes, seed)
             )  # fmt: skip
         frame = frame.join(pd.concat(parts).loc[names].reset_index(drop=True))
         unseen = [bench.targets[i].fold < 0 for i in numbers]

@@ -22,7 +22,7 @@ from .genes import check_sources
 from .inverse import find_pairs, measure, milliseconds, train_fold
 from .page import predictions_page
 from .predict import FITTED, Bench, Predicted, predict, strongest
-from .training import check_objective
+from .training import State, check_objective
 
 log = logging.getLogger(__name__)
 SHOWN = 8
@@ -43,10 +43,12 @@ def _inverse(pipeline: Pipeline) -> Findings:
     require_label(config, "adapter")
     experiment = prepare(pipeline, find=labels_finder(config, "adapter"))
     pairs, folds, fit = find_pairs(experiment)
+    state = State(experiment)
     log.info("%d labels in %d folds, %d pairs: %s", len(fit), len(set(folds.values())), len(pairs),
              ", ".join(f"{name} ({folds[name]})" for name in fit))  # fmt: skip
     trained = {
-        n: train_fold(experiment, n, folds, fit) for n in track(sorted(set(folds.values())), "folds", len(set(folds.values())))
+        n: train_fold(experiment, state, n, folds, fit)
+        for n in track(sorted(set(folds.values())), "folds", len(set(folds.values())))
     }
     rng = np.random.default_rng([config.seed, 103])
     through = set(rng.permutation(len(pairs))[: config.adapter.scored_pairs])

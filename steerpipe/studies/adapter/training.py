@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -50,8 +49,8 @@ class State:
     W : float64 (F, D)
     """
 
-    def __init__(self, experiment: Experiment, rows: np.ndarray) -> None:
-        free = learnable_features(experiment, experiment.context.config.objective.learnable, rows)
+    def __init__(self, experiment: Experiment) -> None:
+        free = learnable_features(experiment, experiment.context.config.objective.learnable)
         self.codes = np.where(free, experiment.zbar, 0.0)
         self.layer = np.asarray(experiment.layer[experiment.cells], np.float64)
         self.W = experiment.sae.W_dec.detach().cpu().double().numpy()
@@ -125,15 +124,6 @@ def trained(
     adapter = made(seed, make).to(device)
     adapter.load_state_dict(load_file(artefact.path / "adapter.safetensors"))
     return adapter.eval(), artefact
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """Return what names some arrays in a key."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array).tobytes())
-        sha.update(b"|")
-    return sha.hexdigest()[:16]
 
 
 def mixing(groups: list[np.ndarray], n: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch
 
 from ...activations.extract import full_streams
 from ...config import Config
+from ...digest import array_digest
 from ...errors import SteerError
 from ...models.base import n_ids
 from ...models.checkpoints import has_head, model_folder, read_config
@@ -128,7 +128,7 @@ def prepared(context: Context) -> Circuit:
                 out[layer][done : done + len(stream), : stream.shape[1]] = stream.float().cpu().numpy()
             done += len(stream)
 
-    digest = hashlib.sha256(cells.astype(np.int64).tobytes()).hexdigest()[:16]
+    digest = array_digest(cells.astype(np.int64))
     settings = {"cells": digest, "layers": list(circuits.layers)}
     streams = built(context, "circuit-streams", build, version=VERSION, reads=settings, parents=[source.artefact])
     device = next(model.parameters()).device

@@ -14,14 +14,13 @@ from ...config import ObjectiveConfig, as_dict
 from ...evaluate.de import expressed_genes
 from ...evaluate.knockdown import RealChange, de_scores, real_change
 from ...evaluate.scorer import Scorer
-from ...pipeline.activations import load_cells
+from ...pipeline.activations import load_cells, measured_expression
 from ...pipeline.artefact import built, kept, save_arrays
 from ...pipeline.experiment import Experiment
 from ...pipeline.ladder import read_by, recipe_parents
 from ...pipeline.null import deal
 from ...pipeline.problems import solve
 from ...pipeline.scoring import make_scorer, scored_key
-from ...pretraining.thinning import log_cp10k
 from ...steering.controls import mean_difference, random_recipe
 from ...steering.intervene import State, add_vector
 from .targets import Target
@@ -60,21 +59,19 @@ class Bench:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
+        self.source = load_cells(experiment.context.config, experiment.cached.model.genes)
 
     @cached_property
     def measured(self) -> tuple[np.ndarray, np.ndarray]:
         """Measured log1p CP10K (N, G) of the held-out control cells, and the genes that the fit's control cells express."""
         control = self.experiment.sides.source
-        return self._measured(self.experiment.split.source_held), expressed_genes(self.experiment.counts[control])
-
-    def _measured(self, cells: np.ndarray) -> np.ndarray:
-        source = load_cells(self.experiment.context.config, self.experiment.cached.model.genes)
-        return log_cp10k(source[cells].toarray())[:, source.valid]
+        held = measured_expression(self.source, self.experiment.split.source_held)
+        return held, expressed_genes(self.experiment.counts[control])
 
     def real(self, target: Target) -> tuple[RealChange, np.ndarray]:
         """Return a perturbation's change in held-out cells, and its measured cells (M, G)."""
         control, expressed = self.measured
-        perturbed = self._measured(target.target_held)
+        perturbed = measured_expression(self.source, target.target_held)
         among = expressed & ~np.isin(self.experiment.genes, target.genes)
         return real_change(control, perturbed, among), perturbed
 
