@@ -31,6 +31,27 @@ def require_label(config: Config, study: str) -> None:
         raise SteerError(f"{study} compares labels: set dataset.label to an obs column.")
 
 
+def require_perturbations(config: Config, study: str) -> None:
+    """Refuse, before anything is computed, a dataset without perturbations.
+
+    Raises
+    ------
+    SteerError
+        How they are given.
+    """
+    if config.dataset.perturbation is None or config.dataset.control is None:
+        raise SteerError(
+            f"{study} needs perturbations: take dataset=papalexi, norman or kang_ifnb, or name them by "
+            "dataset.perturbation=COLUMN dataset.control=LABEL."
+        )
+
+
+def label_counts(labels: pd.Series) -> pd.Series:
+    """Return the cells of each label, most first and then by name, without what stands for none."""
+    counts = labels.astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return counts[[name.lower() not in UNLABELLED for name in counts.index]]
+
+
 def chosen_labels(config: Config, obs: pd.DataFrame, study: str) -> list[str]:
     """Return the labels that a study takes (its group's `labels`, `max_labels`, `min_cells`), those with most cells first.
 
@@ -42,8 +63,7 @@ def chosen_labels(config: Config, obs: pd.DataFrame, study: str) -> list[str]:
     settings, column = getattr(config, study), config.dataset.label
     if column not in obs:
         raise unknown("label column", column, obs.columns)
-    counts = obs[column].astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    counts = counts[[name.lower() not in UNLABELLED for name in counts.index]]
+    counts = label_counts(obs[column])
     named = [find_label(name, counts.index, what=f"label in {study}.labels") for name in settings.labels]
     _, test = fit_and_test(obs, config.dataset)
     held = obs[column].astype(str).iloc[test].value_counts()

@@ -11,7 +11,7 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 
 from ...config import Config
-from ...data.genesets import load_library
+from ...data.genesets import GeneSets, load_library
 from ...data.regulons import load_regulons
 from ...pipeline.experiment import Experiment
 
@@ -66,13 +66,13 @@ def _part(experiment: Experiment, name: str, genes: Sequence[str], control: np.n
             else _reduced(sp.csr_matrix(table[1]), table[0], genes, config.adapter.components, config.seed)
         )
     if name == "go":
-        library = load_library(config.annotate.library)
-        return _members(dict(zip(library.terms, library.genes, strict=True)), genes, config)
+        return _members(load_library(config.annotate.library), genes, config)
     if name == "regulons":
         if config.adapter.regulons is None:
             return None
         network = load_regulons(config.adapter.regulons, "adapter.regulons")
-        return _members({str(tf): frozenset(some["target"]) for tf, some in network.groupby("source")}, genes, config)
+        targets = {str(tf): frozenset(some["target"]) for tf, some in network.groupby("source")}
+        return _members(GeneSets("regulons", tuple(targets), tuple(targets), tuple(targets.values())), genes, config)
     column = {gene: i for i, gene in enumerate(experiment.genes)}
     return np.array([[control[column[gene]] if gene in column else 0.0] for gene in genes]).reshape(len(genes), 1)
 
@@ -88,14 +88,10 @@ def gene_embeddings(experiment: Experiment) -> tuple[list[str], np.ndarray] | No
     return genes, table[: len(genes)].detach().cpu().double().numpy()
 
 
-def _members(sets: dict[str, frozenset[str]], genes: Sequence[str], config: Config) -> np.ndarray:
+def _members(sets: GeneSets, genes: Sequence[str], config: Config) -> np.ndarray:
     """Components of the membership of all genes in the sets."""
-    every = sorted(set().union(*sets.values()))
-    row = {gene: i for i, gene in enumerate(every)}
-    at = [(row[gene], number) for number, members in enumerate(sets.values()) for gene in members]
-    rows, columns = zip(*at, strict=True)
-    matrix = sp.csr_matrix((np.ones(len(at)), (rows, columns)), shape=(len(every), len(sets)))
-    return _reduced(matrix, every, genes, config.adapter.components, config.seed)
+    every = sorted(frozenset().union(*sets.genes))
+    return _reduced(sets.matrix(every).T.tocsr().astype(float), every, genes, config.adapter.components, config.seed)
 
 
 def _reduced(matrix: sp.csr_matrix, every: Sequence[str], genes: Sequence[str], n: int, seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from ...data.perturbations import control_label, perturbation_labels, perturbati
 from ...data.split import fit_and_test, test_cells
 from ...errors import SteerError, unknown
 from ...pipeline.experiment import Experiment
+from ..labelled import require_perturbations
 
 log = logging.getLogger(__name__)
 MIN_HELD = 8
@@ -59,11 +60,7 @@ def check(config: Config) -> None:
     SteerError
         How they are given.
     """
-    if config.dataset.perturbation is None or config.dataset.control is None:
-        raise SteerError(
-            "adapter=perturbation needs perturbations: take dataset=papalexi, norman or kang_ifnb, or name them by "
-            "dataset.perturbation=COLUMN dataset.control=LABEL."
-        )
+    require_perturbations(config, "adapter=perturbation")
     if config.adapter.split == "cell_type" and config.dataset.label in (None, config.dataset.perturbation):
         raise SteerError("adapter.split=cell_type leaves labels out: set dataset.label to the obs column of cell types.")
 

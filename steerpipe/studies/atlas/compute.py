@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -16,6 +15,7 @@ import torch
 from ...activations.joined import Joined, equal_shares
 from ...config import as_dict
 from ...device import pick_device
+from ...digest import array_digest
 from ...evaluate.atlas import by_tissue, code_similarity, depth_aurocs, depth_matched, null_shares, shares
 from ...pipeline.activations import layer_index, load_cells, load_steered_model
 from ...pipeline.artefact import built
@@ -42,9 +42,8 @@ Dictionaries = dict[str, dict[int, Dictionary]]
 
 def _reads(context: Context, *tissues: Tissue) -> dict[str, object]:
     """What every score depends on beside the dictionaries: which cells and genes, and the seed."""
-    parts = [part for one in tissues for part in (one.source.test, one.some, one.genes)]
-    cells = hashlib.sha256(b"".join(part.tobytes() for part in parts))
-    return {"cells": cells.hexdigest()[:16], "layer": layer_index(context.config), "seed": context.config.seed}
+    cells = array_digest(*(part for one in tissues for part in (one.source.test, one.some, one.genes)))
+    return {"cells": cells, "layer": layer_index(context.config), "seed": context.config.seed}
 
 
 def transfer(context: Context, tissues: list[Tissue], found: Dictionaries, pooled: dict[str, TopKSAE]) -> pd.DataFrame:
@@ -107,8 +106,7 @@ def _spliced(context: Context, tissue: Tissue, saes: dict[str, TopKSAE]) -> pd.D
 
 
 def _digest(sae: TopKSAE) -> str:
-    arrays = (one.detach().cpu().numpy() for one in (sae.W_dec, sae.W_enc, sae.b_enc))
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+    return array_digest(*(one.detach().cpu().numpy() for one in (sae.W_dec, sae.W_enc, sae.b_enc)))
 
 
 def similarity(context: Context, tissues: list[Tissue], found: Dictionaries) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -121,14 +119,16 @@ def similarity(context: Context, tissues: list[Tissue], found: Dictionaries) -> 
     def build(folder: Path) -> None:
         tokens = {one.name: sample_tokens(one.tokens, one.some, TOKENS, seed=context.config.seed) for one in tissues}
         saes = {(name, seed): one.sae for name, seeds in found.items() for seed, one in seeds.items()}
-        codes = {(*key, on): _codes(sae, tokens[on]) for key, sae in saes.items() for on in tokens}
         rows = []
         for a, b in itertools.combinations_with_replacement(found, 2):
             seeds = [(i, j) for i in found[a] for j in found[b] if (i < j if a == b else i != j)]
+            # wide dictionaries' codes are large: those of two tissues are held at once
+            mine = {(name, seed, on): _codes(saes[name, seed], tokens[on])
+                    for name in {a, b} for seed in found[name] for on in {a, b}}  # fmt: skip
             cosine, code = [], []
             for i, j in track(seeds, f"{a} and {b}", len(seeds)):
-                cosine.append(_matched(saes[a, i], saes[b, j], codes[a, i, b], codes[b, j, b]))
-                code += [code_similarity(codes[a, i, on], codes[b, j, on]) for on in dict.fromkeys((a, b))]
+                cosine.append(_matched(saes[a, i], saes[b, j], mine[a, i, b], mine[b, j, b]))
+                code += [code_similarity(mine[a, i, on], mine[b, j, on]) for on in dict.fromkeys((a, b))]
             rows.append({"a": a, "b": b, "cosine": np.mean(cosine), "codes": np.mean(code)})
         first, x = next(iter(saes.values())), tokens[tissues[0].name]
         one, two = (random_sae(x, first.n_features, first.k, seed=seed) for seed in (0, 1))
@@ -167,7 +167,7 @@ def train_pooled(context: Context, tissues: list[Tissue], n_tokens: int, seed: i
         save_sae(sae, folder, {"atlas": as_dict(config)})
 
     settings = {name: value for name, value in as_dict(config).items() if name != "path"}
-    cells = hashlib.sha256(b"|".join(some.tobytes() for some in picked)).hexdigest()[:16]
+    cells = array_digest(*picked)
     reads = {"sae": settings, "cells": cells, "layer": layer_index(context.config)}
     parents = [one.source.artefact for one in tissues]
     return load_sae(built(context, "train-pooled", build, version=VERSION, reads=reads, parents=parents).path)

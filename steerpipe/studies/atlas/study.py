@@ -10,7 +10,7 @@ from ...pipeline.dictionary import check_dictionary
 from ...pipeline.pipeline import Pipeline
 from ...plot.provenance import model_phrase, sae_phrase
 from ..findings import Findings
-from . import compute, figure, tables
+from . import compute, figure, table
 from .carry import carried
 from .compute import POOLED, POOLED_ALL
 from .tissues import check, find_tissues
@@ -33,19 +33,17 @@ def study(pipeline: Pipeline) -> Findings:
                   POOLED_ALL: compute.train_pooled(pipeline, tissues, len(tissues) * config.sae.tokens, seed)}  # fmt: skip
     scores = compute.transfer(pipeline, tissues, every, pooled)
     alike, chance = compute.similarity(pipeline, tissues, every)
-    table = tables.pairs(scores, alike, names)
-    shown = {POOLED: pooled[POOLED]} if pooled else {names[0]: every[names[0]][config.atlas.seeds[0]].sae}
-    features = {name: compute.features(pipeline, tissues, sae) for name, sae in shown.items()}
+    pairs = table.pairs(scores, alike, names)
+    features = compute.features(pipeline, tissues, pooled[POOLED] if pooled else every[names[0]][config.atlas.seeds[0]].sae)
     recipes, left_out = carried(pipeline, tissues, every) if config.atlas.carry else (pd.DataFrame(), [])
-    found.table("pairs", table)
+    found.table("pairs", pairs)
     found.table("scores", scores)
     found.table("similarity", alike)
-    for one in features.values():
-        found.table("features", one.table)
-        found.table("shares", one.shares)
+    found.table("features", features.table)
+    found.table("shares", features.shares)
     if len(recipes):
         found.table("recipes", recipes)
-    log.info("dictionaries (rows `of`) on held-out cells of (`on`):\n%s", table.round(3).to_string(index=False))
+    log.info("dictionaries (rows `of`) on held-out cells of (`on`):\n%s", pairs.round(3).to_string(index=False))
     if config.atlas.fidelity and "fidelity_loss" in scores:
         fidelity = scores.pivot_table(index="of", columns="on", values="fidelity_loss", sort=False)
         log.info("spliced-in fidelity, first seed:\n%s", fidelity.round(3).to_string())
@@ -53,13 +51,12 @@ def study(pipeline: Pipeline) -> Findings:
         log.info("recipes carried over:\n%s", recipes.round(3).to_string(index=False))
     for line in left_out:
         log.info("%s", line)
-    said = tables.lines(table, alike, chance, features, recipes)
+    said = table.lines(pairs, alike, chance, POOLED if pooled else names[0], features, recipes)
     found.text("conclusion", said)
     log.info("%s", "\n".join(said))
-    found.metrics({f"{row.of} on {row.on}/excess": row.excess for row in table.itertuples()})
+    found.metrics({f"{row.of} on {row.on}/excess": row.excess for row in pairs.itertuples()})
     where = config.atlas.split or "several datasets"
     model = model_phrase(config).split(" · ")[0]
     text = f"{model} · {where} · layer {config.layer.index} · {sae_phrase(config)} · {len(config.atlas.seeds)} seeds"
-    shares = next(iter(features.values())).shares
-    found.figure("atlas", figure.atlas(table, shares, names, text), table)
+    found.figure("atlas", figure.atlas(pairs, features.shares, names, text), pairs)
     return found

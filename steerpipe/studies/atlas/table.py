@@ -45,9 +45,9 @@ def _square(alike: pd.DataFrame, name: str, tissues: list[str]) -> np.ndarray:
 
 
 def lines(
-    table: pd.DataFrame, alike: pd.DataFrame, chance: dict[str, float], features: dict[str, Features], carried: pd.DataFrame
+    table: pd.DataFrame, alike: pd.DataFrame, chance: dict[str, float], of: str, features: Features, carried: pd.DataFrame
 ) -> list[str]:
-    """Return what is said."""
+    """Return what is said; `of`: the dictionary that the features are of."""
     others = table[table["verdict"].notna() & (table["verdict"] != "its own")]
     counts = others["verdict"].value_counts()
     said = [f"{len(others)} pairs of tissues: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + f". {RULE}"]
@@ -65,19 +65,18 @@ def lines(
             worst = mine.loc[mine["excess"].idxmax()]
             low, high = mine["excess"].median(), worst["excess"]
             said.append(f"{name}: excess unexplained variance {low:+.0%} (median), at most {high:+.0%} on {worst['on']}.")
-    for name, found in features.items():
-        by = found.shares.set_index("cells")
-        null = by.loc["tissues dealt anew"]
-        said.append(
-            f"{name} features that fire: {by.loc['all', 'universal']:.0%} universal, {by.loc['all', 'shared']:.0%} shared, "
-            f"{by.loc['all', 'specific']:.0%} specific; with tissues dealt anew {null['specific']:.0%} specific "
-            f"({null['lo']:.0%} to {null['hi']:.0%})."
-        )
-        said += [_condition(by, str(cells)) for cells in by.index[2:] if not str(cells).endswith("dealt anew")]
-        deep = {tissue: auroc for tissue, auroc in found.depth.items() if auroc >= SEPARATES}
-        if deep:
-            told = ", ".join(f"{tissue} (AUROC {auroc:.2f})" for tissue, auroc in deep.items())
-            said.append(f"Depth alone tells {told}: what is specific to it may be its depth.")
+    by = features.shares.set_index("cells")
+    null = by.loc["tissues dealt anew"]
+    said.append(
+        f"{of} features that fire: {by.loc['all', 'universal']:.0%} universal, {by.loc['all', 'shared']:.0%} shared, "
+        f"{by.loc['all', 'specific']:.0%} specific; with tissues dealt anew {null['specific']:.0%} specific "
+        f"({null['lo']:.0%} to {null['hi']:.0%})."
+    )
+    said += [_condition(by, str(cells)) for cells in by.index[2:] if not str(cells).endswith("dealt anew")]
+    deep = {tissue: auroc for tissue, auroc in features.depth.items() if auroc >= SEPARATES}
+    if deep:
+        told = ", ".join(f"{tissue} (AUROC {auroc:.2f})" for tissue, auroc in deep.items())
+        said.append(f"Depth alone tells {told}: what is specific to it may be its depth.")
     if len(carried):
         layer = carried[carried["space"] == "layer"]
         beyond = layer[layer["gap_p"] <= LEVEL]

@@ -16,14 +16,15 @@ from ...config import Config
 from ...config.choices import named_dataset
 from ...data.split import fit_and_test
 from ...errors import SteerError, unknown
+from ...models.checkpoints import model_genes
 from ...pipeline.activations import Activations, activations, load_cells
 from ...pipeline.context import Context
 from ...pipeline.dictionary import Dictionary
 from ...pipeline.recurrence import of_seed
+from ..labelled import label_counts
 
 log = logging.getLogger(__name__)
 MIN_HELD = 8
-UNLABELLED = ("nan", "", "none")
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,9 @@ class Tissue:
 
     def depth(self, cells: np.ndarray) -> np.ndarray:
         """Return the total counts of some cells, on the model's genes."""
-        counts = load_cells(self.context.config, self.context_genes)[cells]
+        config = self.context.config
+        counts = load_cells(config, model_genes(config.model.path, config.model.revision))[cells]
         return np.asarray(counts.sum(1), np.float64).ravel()
-
-    @property
-    def context_genes(self) -> tuple[str, ...]:
-        """The model's genes."""
-        from ...models.checkpoints import model_genes
-
-        return model_genes(self.context.config.model.path, self.context.config.model.revision)
 
 
 def check(config: Config) -> None:
@@ -151,11 +146,11 @@ def _parts(context: Context, column: str) -> list[Tissue]:
     def names(obs: pd.DataFrame) -> list[str]:
         if column not in obs:
             raise unknown("column atlas.split", column, obs.columns)
-        counts = obs[column].astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
+        counts = label_counts(obs[column])
         values = obs[column].astype(str)
         held = values.iloc[fit_and_test(obs, config.dataset)[1]].value_counts()
-        some = [str(name) for name, n in counts.items() if str(name).lower() not in UNLABELLED
-                and n >= config.atlas.min_cells and held.get(name, 0) >= MIN_HELD][: config.atlas.max_tissues]  # fmt: skip
+        enough = [name for name, n in counts.items() if n >= config.atlas.min_cells and held.get(name, 0) >= MIN_HELD]
+        some = [str(name) for name in enough[: config.atlas.max_tissues]]
         if len(some) < 2:
             have = ", ".join(f"{name} ({n})" for name, n in counts.head(12).items())
             raise SteerError(

@@ -18,6 +18,7 @@ from ...data.regulons import load_regulons
 from ...data.split import fit_and_test, test_cells
 from ...errors import SteerError
 from ...pipeline.experiment import Experiment, Sides
+from ..labelled import require_perturbations
 
 log = logging.getLogger(__name__)
 MIN_HELD = 8
@@ -53,11 +54,7 @@ def check(config: Config) -> None:
     SteerError
         What is missing, and how it is given.
     """
-    if config.dataset.perturbation is None or config.dataset.control is None:
-        raise SteerError(
-            "knockdown needs perturbations: take dataset=papalexi, norman or kang_ifnb, or name them by "
-            "dataset.perturbation=COLUMN dataset.control=LABEL."
-        )
+    require_perturbations(config, "knockdown")
     load_library(config.annotate.library)
     if config.knockdown.regulons is not None:
         load_regulons(config.knockdown.regulons, "knockdown.regulons")
