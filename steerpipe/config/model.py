@@ -16,6 +16,8 @@ class ModelConfig:
     """`mini`, a folder with config.json and weights, or a hub id (owner/name); a folder wins over a hub id"""
     revision: str | None = None
     """commit, tag or branch of a hub id (null: main); a folder has none"""
+    kind: str | None = None
+    """what the folder must hold: AIDO.Cell, scGPT or Geneformer; null takes it for what its files are"""
     steering_layer: int = 4
     """the layer that `layer=steering` stands for, 0-based"""
     circuit_layers: list[int] = field(default_factory=lambda: [2, 3, 4])
@@ -35,6 +37,8 @@ class ModelConfig:
     held-out target cells"""
 
     def __post_init__(self) -> None:
+        if self.kind is not None:
+            one_of("model.kind", self.kind, ("AIDO.Cell", "scGPT", "Geneformer"))
         one_of("model.tokens", self.tokens, ("all", "expressed"))
         one_of("model.readout", self.readout, ("reconstruction", "masked"))
         share("model", self, "masked_share")

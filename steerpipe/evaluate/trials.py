@@ -169,7 +169,7 @@ class _Scoring:
         scores = over_seeds(rows.drop(columns="resampled"), KEYS).assign(resampled=rows["resampled"].iloc[0], dictionaries=1)
         cells, agreement = pd.concat(self.cells, ignore_index=True), pd.DataFrame(self.agreement)
         effects = pd.concat(self.effects, ignore_index=True)
-        if not self.genes:  # no output head: the columns alone
+        if not self.genes:  # no expression head: the columns alone
             none = gap_fraction(np.zeros((1, 0)), np.zeros((1, 0)), np.zeros((1, 0)), []).assign(recipe="", kind="")
             empty = pd.DataFrame({"recipe": []})
             return Tables(scores, cells, none, agreement, empty, empty, empty, effects)

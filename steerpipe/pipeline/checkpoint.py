@@ -12,6 +12,7 @@ from filelock import FileLock
 from ..config import EMBEDDED, Config, ModelConfig
 from ..errors import SteerError
 from ..models.checkpoints import has_head, model_folder, provenance, read_config, released_arch
+from ..models.kinds import FOLDERS, kind_of
 from .context import Context
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,28 @@ def introduce(context: Context, digest: str) -> None:
     model, notes = context.config.model, context.notes
     if model.path in EMBEDDED or "licence" in notes:
         return
+    require_kind(model)
     notes["licence"] = {**provenance(model.path, model.revision), "digest": digest}
     folder = model_folder(model.path, model.revision)
     if not has_head(folder):
-        log.info("%s has no output head: latent objectives only.", model.path)
+        log.info("%s has no expression head: latent objectives only.", model.path)
     if _first_time(context.store.root, digest, model.path):
         log.info("licence of %s: %s", model.path, notes["licence"]["licence"])
+
+
+def require_kind(model: ModelConfig) -> None:
+    """Refuse a folder of another kind of model than was asked for.
+
+    Raises
+    ------
+    SteerError
+        What it is.
+    """
+    if model.kind is not None and (found := kind_of(model_folder(model.path, model.revision))) != model.kind:
+        raise SteerError(
+            f"{model.path} looks like {found}'s; a folder of {model.kind} has {FOLDERS[model.kind]}. "
+            "model=local takes a folder for what it is."
+        )
 
 
 def require_head(config: Config, objectives: Sequence[str], repair: str) -> None:
@@ -45,9 +62,10 @@ def require_head(config: Config, objectives: Sequence[str], repair: str) -> None
     ----------
     repair : the override that leaves only latent objectives
     """
+    require_kind(config.model)
     needing = [name for name in objectives if name in ("expression", "mixed", "program")]
     if needing and not has_head(model_folder(config.model.path, config.model.revision)):
-        raise SteerError(f"{config.model.path} has no output head, so objective '{needing[0]}' is impossible; add {repair}")
+        raise SteerError(f"{config.model.path} has no expression head, so objective '{needing[0]}' is impossible; add {repair}")
 
 
 def check_tokens(config: Config) -> None:

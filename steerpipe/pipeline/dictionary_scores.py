@@ -33,7 +33,7 @@ class Comparison:
     Attributes
     ----------
     table : one row a dictionary: n_features, fvu_train, fvu, mse_uncentred, l0, dead, rare, fidelity_loss,
-        fidelity_expression (NaN where fidelity is left out, or the model has no output head)
+        fidelity_expression (NaN where fidelity is left out, or the model has no expression head)
     types : the SAE's rows by cell type, where the dataset has labels: n, fvu, fidelity_loss, fidelity_expression
     features : one row an SAE feature: density on held-out cells, cosine of the nearest other decoder row
     """

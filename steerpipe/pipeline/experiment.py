@@ -139,7 +139,7 @@ class Experiment:
     def expression(self) -> CellRows:
         """Predicted expression of the contrast's cells."""
         if self.predicted is None:
-            raise SteerError("this checkpoint has no output head: take objective=latent and evaluate.objectives=[latent].")
+            raise SteerError("this checkpoint has no expression head: take objective=latent and evaluate.objectives=[latent].")
         return self.predicted
 
     @cached_property

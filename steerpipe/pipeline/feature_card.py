@@ -49,7 +49,7 @@ def steer(context: Context, given: Inputs, found: Annotated, number: int) -> Ste
     config = context.config
     model = load_steered_model(config)
     if model.predicts is None:
-        log.info("this checkpoint has no output head: no dose response")
+        log.info("this checkpoint has no expression head: no dose response")
         return None
     rng = np.random.default_rng([config.feature.seed, 31])
     kind, members = _strongest_type(found, given, number, config.dataset.label)

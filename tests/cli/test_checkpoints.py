@@ -59,7 +59,7 @@ def on(folder, *words):
 )
 def test_an_encoder_alone_refuses_expression_before_anything_is_computed(steer, encoder, tmp_path, words, repair):
     done = steer(*on(encoder, *words), ok=False, cwd=tmp_path)
-    lines = [line for line in done.stderr.splitlines() if "has no output head" in line]
+    lines = [line for line in done.stderr.splitlines() if "has no expression head" in line]
     assert len(lines) == 1
     assert repair in lines[0]
     assert "Traceback" not in done.stderr
@@ -69,7 +69,7 @@ def test_an_encoder_alone_refuses_expression_before_anything_is_computed(steer, 
 
 def test_an_encoder_alone_runs_to_the_end_in_the_latent_geometry(steer, encoder, tmp_path):
     done = steer(*on(encoder, "run", *LATENT), cwd=tmp_path)
-    assert done.stderr.count("has no output head: latent objectives only") == 1
+    assert done.stderr.count("has no expression head: latent objectives only") == 1
     folder = tmp_path / done.stdout.strip().splitlines()[-1]
     scores = pd.read_csv(folder / "scores.csv")
     assert set(scores["space"]) == {"layer", "layer_nearest", "final", "final_nearest"}

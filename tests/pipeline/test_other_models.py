@@ -264,12 +264,18 @@ def test_studies_run_to_the_end(context, name):
     """Each to its end, or for a model without a head of expression to one line that says so."""
     made = context("dataset.max_cells=200", "evaluate.objectives=[latent,expression]", *STUDIES[name])
     if not context.expression and name not in ("circuits", "stability"):
-        with pytest.raises(SteerError, match="has no output head") as told:
+        with pytest.raises(SteerError, match="has no expression head") as told:
             study.main(name, made, made.run)
         assert "\n" not in str(told.value)
         return
     study.main(name, made, made.run)
     assert list((made.run.path / "plots").glob("*.png"))
+
+
+def test_a_folder_of_another_kind_than_asked_for_is_refused(context):
+    with pytest.raises(SteerError, match=r"a folder of AIDO.Cell has config.json .* model=local takes") as told:
+        activations(context("model.kind=AIDO.Cell"))
+    assert "\n" not in str(told.value)
 
 
 def test_regulation_is_refused_before_anything_is_read(context):

@@ -147,7 +147,7 @@ def ask(context: Context) -> Panel:
     network = load_regulons(config.regulons)
     if not has_head(model_folder(model.path, model.revision)):
         raise SteerError(
-            f"{model.path} has no output head, and regulation is read from predicted expression; take one that has."
+            f"{model.path} has no expression head, and regulation is read from predicted expression; take one that has."
         )
     if model.readout != "reconstruction" or model.tokens != "all":
         raise SteerError("regulation reads every gene of whole cells: use model.readout=reconstruction model.tokens=all.")
