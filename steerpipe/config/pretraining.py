@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import SteerError
 from .checks import one_of
@@ -80,6 +80,9 @@ class PretrainConfig(Recipe):
     dataset.held"""
     path: str | None = None
     """for `h5ad`, a file other than the configured dataset's"""
+    datasets: list[str] = field(default_factory=list)
+    """several instead, by name or as h5ad files, each with an equal share of what is drawn and a panel chosen over all. Of each
+    the test cells that dataset.test_share, split_seed and max_cells say stay out"""
     panel: str = "variable"
     """genes of the model: variable (pretrain.panel_size of the 19,264, see pretraining.panel), or all that the dataset has"""
     panel_size: int = 2048
@@ -92,5 +95,9 @@ class PretrainConfig(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("pretrain.panel", self.panel, ("variable", "all"))
+        if self.datasets and self.path is not None:
+            raise SteerError("pretrain.path is of one dataset: name the file in pretrain.datasets.")
+        if self.datasets and self.panel == "all":
+            raise SteerError("pretrain.panel=all is of one dataset: with pretrain.datasets take pretrain.panel=variable.")
         if self.start is not None and not self.settle_steps + self.finish_steps:
             raise SteerError(f"pretrain.start={self.start} leaves nothing to train; add pretrain=finish.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import scanpy as sc
+import scipy.sparse as sp
 from anndata import AnnData
 
 from ..data.genes import RESOURCES, alias_map, align, gene_list
@@ -37,24 +39,26 @@ def whole_panel(names: Sequence[str]) -> list[str]:
     return list(genes)
 
 
-def build_panel(train: AnnData, required: list[str], *, size: int = 2048) -> list[str]:
+def build_panel(train: Sequence[AnnData], required: list[str], *, size: int = 2048) -> list[str]:
     """Choose the panel: `required` genes, then markers, then the training data's most variable genes.
 
     Parameters
     ----------
-    train : raw counts (N, n_vars) that the model will be trained on
+    train : raw counts (N, n_vars) of each dataset that the model will be trained on; of several, what counts is the mean of the
+        dispersions within each
     required : genes that must be in (those of the embedded dataset)
     size : number of genes
     """
     genes = gene_list()
-    counts = align(train.var_names, genes).apply(train.X)
-    data = AnnData(counts)
+    tables = [align(one.var_names, genes).apply(one.X) for one in train]
+    data = AnnData(sp.vstack(tables, format="csr"))
+    data.obs["dataset"] = pd.Categorical(np.repeat([str(i) for i in range(len(train))], [one.n_obs for one in train]))
     sc.pp.normalize_total(data, target_sum=1e4)
     sc.pp.log1p(data)
-    sc.pp.highly_variable_genes(data, flavor="seurat", n_top_genes=size)
-    seen = np.asarray((counts > 0).sum(axis=0)).ravel()
+    sc.pp.highly_variable_genes(data, flavor="seurat", n_top_genes=size, batch_key="dataset" if len(train) > 1 else None)
+    seen = np.max([np.asarray((one > 0).mean(axis=0)).ravel() for one in tables], axis=0)
     score = data.var["dispersions_norm"].fillna(-np.inf).to_numpy()
-    score = np.where(seen >= 0.005 * counts.shape[0], score, -np.inf)  # dispersion of a gene seen in few cells is noise
+    score = np.where(seen >= 0.005, score, -np.inf)  # dispersion of a gene seen in few cells is noise
     position = {gene: i for i, gene in enumerate(genes)}
     chosen = dict.fromkeys(position[g] for g in [*required, *marker_genes()] if g in position)
     for i in np.argsort(-score, kind="stable"):

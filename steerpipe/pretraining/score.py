@@ -22,6 +22,8 @@ from .thinning import log_cp10k
 
 RIDGE = (100.0, 1000.0, 10_000.0)
 NEIGHBOURS = (10, 30, 100)
+FOLDS = 5
+"""Of the cross-validated probes; each group needs as many cells."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ def identity_table(
         column = names.index(gene)
         rows.append({"reader": f"raw {gene}", "auc": float(roc_auc_score(positive, raw[:, column]))})
         rows.append({"reader": f"predicted {gene}", "auc": float(roc_auc_score(positive, expression[:, column]))})
-    pcs = PCA(50, random_state=seed)
-    probes = {"probe: mean stream": (stream, None), "probe: raw log counts": (raw, None), "probe: 50 PCs": (raw, pcs)}
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    n_pcs = min(50, raw.shape[1], 4 * len(raw) // 5 - 1)  # a fold is fitted on four fifths of the cells
+    pcs = PCA(n_pcs, random_state=seed)
+    probes = {"probe: mean stream": (stream, None), "probe: raw log counts": (raw, None), f"probe: {n_pcs} PCs": (raw, pcs)}
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for name, (X, first) in probes.items():
         steps = [first] if first is not None else []
         probe = make_pipeline(*steps, StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))

@@ -59,7 +59,7 @@ def train_teacher(data: ThinnedCells, cells: np.ndarray, recipe: Recipe) -> Mask
         optimiser = torch.optim.AdamW(teacher.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
         for step in track(range(recipe.teacher_steps), "teacher", recipe.teacher_steps):
             rng = np.random.default_rng([recipe.seed, 1, step])
-            deep, shallow, present = data.sample(rng, rng.choice(cells, min(BATCH, len(cells)), replace=False))
+            deep, shallow, present = data.sample(rng, data.choose(rng, cells, min(BATCH, len(cells))))
             masked = (rng.random(deep.shape) < rng.uniform(0.05, recipe.max_masked, (len(deep), 1))) & present
             depth = np.log10(np.maximum(np.stack([deep.sum(1), shallow.sum(1)], axis=1), 1)).astype(np.float32)
             arrays = (log_cp10k(shallow), (present & ~masked).astype(np.float32), depth)

@@ -41,6 +41,16 @@ class Sample(NamedTuple):
     present: np.ndarray
 
 
+class Mixture(NamedTuple):
+    """Cells of several datasets, each with an equal share of what is drawn.
+
+    of: int (N,), the dataset of each cell; measured: bool (n_datasets, G), the genes that each has.
+    """
+
+    of: np.ndarray
+    measured: np.ndarray
+
+
 class ThinnedCells:
     """Draws training batches from raw counts.
 
@@ -50,6 +60,7 @@ class ThinnedCells:
     panels : smaller gene panels, bool (G,) each, that some cells are seen through
     teacher : where given, its prediction stands in for `recipe.teacher_weight` of the target at masked genes
     gene_shift : how far a cell's genes differ in how well they are detected; see `shift_genes`
+    mixture : where the cells are of several datasets; a gene that a cell's dataset lacks is no gene of its panel
     """
 
     def __init__(
@@ -59,14 +70,25 @@ class ThinnedCells:
         panels: Sequence[np.ndarray] = (),
         teacher: Teacher | None = None,
         gene_shift: float = 0.0,
+        mixture: Mixture | None = None,
     ) -> None:
         self.counts, self.recipe, self.panels, self.teacher = counts, recipe, list(panels), teacher
-        self.gene_shift = gene_shift
+        self.gene_shift, self.mixture = gene_shift, mixture
+
+    def choose(self, rng: np.random.Generator, cells: np.ndarray, size: int) -> np.ndarray:
+        """Draw some of the given cells without replacement, of every dataset as many in expectation."""
+        if self.mixture is None:
+            return np.asarray(rng.choice(cells, size, replace=False))
+        of = self.mixture.of[cells]
+        share = 1 / np.bincount(of)[of]
+        return np.asarray(rng.choice(cells, size, replace=False, p=share / share.sum()))
 
     def sample(self, rng: np.random.Generator, cells: np.ndarray) -> Sample:
         """Thin the given cells to a target depth, and from there to the depth of the input."""
         N, G = len(cells), self.counts.shape[1]
         present = np.stack([self._present(rng, G) for _ in range(N)])
+        if self.mixture is not None:
+            present &= self.mixture.measured[self.mixture.of[cells]]
         whole = self.counts[cells].astype(np.int64) * present
         if self.gene_shift > 0:
             whole = shift_genes(rng, whole, self.gene_shift)

@@ -27,7 +27,7 @@ from ..errors import SteerError
 from ..models.aido_cell import AidoCell
 from .schedule import cosine
 from .teacher import MaskedAutoencoder, mean_teacher, train_teacher
-from .thinning import Batch, ThinnedCells, log_cp10k
+from .thinning import Batch, Mixture, ThinnedCells, log_cp10k
 
 N_COMPONENTS = 48
 GUIDE_LAYER = 2
@@ -83,7 +83,7 @@ def masked_score(model: AidoCell, data: ThinnedCells, cells: np.ndarray, mean: T
 
     The target is each cell at its full depth, as the means are.
     """
-    data = ThinnedCells(data.counts, replace(data.recipe, full_depth=1.0), data.panels)
+    data = ThinnedCells(data.counts, replace(data.recipe, full_depth=1.0), data.panels, mixture=data.mixture)
     rng = np.random.default_rng(10_000)
     error, base = 0.0, 0.0
     with torch.no_grad():
@@ -104,6 +104,7 @@ def pretrain(
     folder: Path,
     *,
     panels: Sequence[np.ndarray] = (),
+    mixture: Mixture | None = None,
     started: bool = False,
     minutes: float | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, row: None,
@@ -114,6 +115,7 @@ def pretrain(
     ----------
     counts : uint16 (N, G) raw counts over the model's genes; 5 % of the cells are held out for the curve
     folder : where checkpoint.pt and curve.jsonl go
+    mixture : which cells are of which dataset, where there are several
     started : the model comes with the weights of the first phase, which is left out
     minutes : stop after so long, with a checkpoint
     report : called with (step, row) at every row of the curve
@@ -125,7 +127,7 @@ def pretrain(
     """
     order = np.random.default_rng(recipe.seed).permutation(len(counts))
     held, train = np.sort(order[: len(order) // 20]), np.sort(order[len(order) // 20 :])
-    data = ThinnedCells(counts, recipe, panels)
+    data = ThinnedCells(counts, recipe, panels, mixture=mixture)
     components = principal_components(counts[train], min(N_COMPONENTS, model.arch.hidden_size // 2))
     if not started:
         initialise(model, recipe.seed, components)
@@ -134,7 +136,7 @@ def pretrain(
     scores = torch.zeros(len(counts), components.scores.shape[1])
     scores[train] = torch.from_numpy(components.scores)
     guide = Guide(model.arch.hidden_size, components.share)
-    shifted = ThinnedCells(counts, recipe, panels, gene_shift=recipe.settle_shift)
+    shifted = ThinnedCells(counts, recipe, panels, gene_shift=recipe.settle_shift, mixture=mixture)
     if recipe.teacher_weight > 0:
         if not started:
             data.teacher = _teacher(data, train, recipe, folder, 0)
@@ -167,7 +169,7 @@ def pretrain(
             group["lr"] = _rate(recipe, step)
         rng = np.random.default_rng([recipe.seed, step])  # a step's draw depends on its number alone: resumable
         size, context = _shape(recipe, step)
-        cells = rng.choice(train, size, replace=False)
+        cells = data.choose(rng, train, size)
         batch = (shifted if settling else data).draw(rng, cells, context, full=context is None)
         seen = weights * (recipe.finish_visible if step >= finish else recipe.settle_visible if settling else 1.0)
         loss = loss_of(model, batch, seen, None if settling else guide, scores[cells])

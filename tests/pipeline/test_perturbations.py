@@ -136,7 +136,7 @@ def test_a_model_of_the_own_panel_never_sees_what_is_held_out(file, tmp_path, mo
 def test_another_file_than_the_configured_one_is_seen_whole(file):
     config = compose("pretrain=panel", "pretrain.dataset=h5ad", f"pretrain.path={file}")
     assert not stage.own_cells(config)
-    assert len(stage.training_data(config)[1]) == N
+    assert [one.n_obs for one in stage.training_data(config)] == [N]
     assert stage.own_cells(compose(*words(file, f"pretrain.path={file}")))
 
 
