@@ -48,7 +48,9 @@ def require_kind(model: ModelConfig) -> None:
     SteerError
         What it is.
     """
-    if model.kind is not None and (found := kind_of(model_folder(model.path, model.revision))) != model.kind:
+    if model.kind is None or not (folder := model_folder(model.path, model.revision)).is_dir():
+        return  # its reader says that there is none
+    if (found := kind_of(folder)) != model.kind:
         raise SteerError(
             f"{model.path} looks like {found}'s; a folder of {model.kind} has {FOLDERS[model.kind]}. "
             "model=local takes a folder for what it is."
