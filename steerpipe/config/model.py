@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from ..errors import SteerError
 from .checks import NEEDED, label_words, one_of, positive, share
 
+KINDS = ("AIDO.Cell", "scGPT", "Geneformer")
+
 
 @dataclass
 class ModelConfig:
@@ -38,7 +40,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.kind is not None:
-            one_of("model.kind", self.kind, ("AIDO.Cell", "scGPT", "Geneformer"))
+            one_of("model.kind", self.kind, KINDS)
         one_of("model.tokens", self.tokens, ("all", "expressed"))
         one_of("model.readout", self.readout, ("reconstruction", "masked"))
         share("model", self, "masked_share")

@@ -10,10 +10,11 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
+from ..config.model import KINDS
 from ..errors import SteerError
 from .base import CellModel, Sizes
 
-AIDO, SCGPT, GENEFORMER = "AIDO.Cell", "scGPT", "Geneformer"
+AIDO, SCGPT, GENEFORMER = KINDS
 FOLDERS = {
     AIDO: "config.json (model_type cellfoundation) with model.safetensors or pytorch_model.bin",
     SCGPT: "args.json, vocab.json and best_model.pt",

@@ -29,9 +29,9 @@ def introduce(context: Context, digest: str) -> None:
     digest : of the checkpoint, as of models.checkpoints.model_digest
     """
     model, notes = context.config.model, context.notes
+    require_kind(model)
     if model.path in EMBEDDED or "licence" in notes:
         return
-    require_kind(model)
     notes["licence"] = {**provenance(model.path, model.revision), "digest": digest}
     folder = model_folder(model.path, model.revision)
     if not has_head(folder):
