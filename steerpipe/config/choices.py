@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..errors import unknown
+from ..errors import SteerError, unknown
 from ..folders import CONF
 from .model import DatasetConfig
 
@@ -28,6 +29,8 @@ def named_dataset(name: str, base: DatasetConfig, setting: str) -> DatasetConfig
         No such choice, and no such file.
     """
     if name.endswith(FILES):
+        if not Path(name).exists():
+            raise SteerError(f"{name} in {setting} does not exist (working folder: {Path.cwd()}).")
         return replace(base, name="h5ad", path=name, groups={}, perturbation=None, control=None, held=[])
     choices = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
     if name not in choices:

@@ -104,6 +104,7 @@ def test_no_test_cell_of_any_dataset_is_trained_on(file, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["pretrain.datasets=[pbmc3kk]"], "unknown dataset in pretrain.datasets 'pbmc3kk'; did you mean 'pbmc3k'"),
+        (["pretrain.datasets=[pbmc3k,/nowhere.h5ad]"], "/nowhere.h5ad in pretrain.datasets does not exist"),
         (["pretrain.datasets=[pbmc3k]", "pretrain.path=x.h5ad"], "name the file in pretrain.datasets"),
         (["pretrain.datasets=[pbmc3k]", "pretrain.panel=all"], "take pretrain.panel=variable"),
     ],

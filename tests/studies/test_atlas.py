@@ -210,13 +210,15 @@ def test_recipes_are_carried_where_both_have_the_labels(make, files):
     assert "Recipes carried to another tissue" in said
 
 
-def test_datasets_by_name_are_those_of_their_group():
+def test_datasets_by_name_are_those_of_their_group(tmp_path):
     base = compose("dataset.max_cells=50", "dataset.test_share=0.4").dataset
     for name in ("pbmc3k", "kang_ifnb", "gut_scp1884", "nsclc", "pollen", "papalexi"):
         alone = compose(f"dataset={name}", "dataset.max_cells=50", "dataset.test_share=0.4").dataset
         assert named_dataset(name, base, "atlas.datasets") == alone
-    file = named_dataset("/my/cells.h5ad", base, "atlas.datasets")
-    assert (file.name, file.path, file.label) == ("h5ad", "/my/cells.h5ad", base.label)
+    path = tmp_path / "cells.h5ad"
+    path.touch()
+    file = named_dataset(str(path), base, "atlas.datasets")
+    assert (file.name, file.path, file.label) == ("h5ad", str(path), base.label)
 
 
 @pytest.mark.parametrize(
